@@ -1,0 +1,1 @@
+"""The engine room: what replicates and migrates, knowing nothing of Temporal."""

@@ -1,0 +1,1 @@
+"""The Azure side: blobs, compute, network, key vault."""

@@ -1,0 +1,105 @@
+"""Names of everything that Deltaferry writes outside its own process: one rule for each, parsed as well as made.
+
+Source of the limits: vSphere snapshot names have at most 80 characters; blob containers 3 to 63 of `[a-z0-9-]`.
+"""
+
+import re
+
+from deltaferry.model.replication import ReplicationRef
+
+CLAIM_KEY = "deltaferry.claim"
+"""The extraConfig key that holds a VM's claim."""
+
+SNAPSHOT_DESCRIPTION = "Taken by Deltaferry for replication. It is removed when the cycle's data is read."
+
+INSTALLATION_PATTERN = re.compile(r"[a-z0-9-]{1,12}")
+_SNAPSHOT = re.compile(
+    r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/(?P<cycle>[0-9]+-[0-9a-f-]{36})"
+)
+
+
+def snapshot_prefix(replication: ReplicationRef) -> str:
+    """Return how the names of all of a replication's vSphere snapshots begin."""
+    return f"df/{replication.installation}/{replication.replication_id}/"
+
+
+def snapshot_name(replication: ReplicationRef, cycle_key: str) -> str:
+    """Return the name of the one vSphere snapshot that a cycle key ever stands for."""
+    return snapshot_prefix(replication) + cycle_key
+
+
+def cycle_of_snapshot(name: str) -> str | None:
+    """Return the cycle key in one of our snapshot names, or None if the snapshot is not ours."""
+    match = _SNAPSHOT.fullmatch(name)
+    return match["cycle"] if match else None
+
+
+def log_container(replication: ReplicationRef) -> str:
+    """Return the container of a replication's segments."""
+    return f"df-log-{replication.replication_id}"
+
+
+def gateway_container(replication: ReplicationRef) -> str:
+    """Return the container of a replication's plans, manifests, sector sets, checksum maps and commit record."""
+    return f"df-gw-{replication.replication_id}"
+
+
+GATEWAY_CONTAINER_PREFIX = "df-gw-"
+"""How all gateway containers begin: `adopt` lists them."""
+
+
+def seed_container(replication: ReplicationRef) -> str:
+    """Return the container of a replication's seed disks."""
+    return f"df-seed-{replication.replication_id}"
+
+
+def seed_name(disk_key: int) -> str:
+    """Return the name of a disk's seed page blob in its container."""
+    return f"disk-{disk_key}.vhd"
+
+
+def cycle_prefix(cycle_key: str) -> str:
+    """Return how the names of all of a cycle's objects begin, in the log and the gateway container alike."""
+    return f"cycles/{cycle_key}/"
+
+
+def segment_prefix(cycle_key: str, disk_key: int) -> str:
+    """Return how the names of a disk's segments in a cycle begin."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/"
+
+
+def segment_name(cycle_key: str, disk_key: int, number: int) -> str:
+    """Return a segment's object name: zero-padded, so that listing is in order."""
+    return f"{segment_prefix(cycle_key, disk_key)}{number:010d}"
+
+
+def plan_name(cycle_key: str, disk_key: int) -> str:
+    """Return the name of a disk's plan in the gateway container."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/plan"
+
+
+def manifest_name(cycle_key: str, disk_key: int, first_segment: int) -> str:
+    """Return the name of the manifest of the chunk that begins with a segment."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/manifest-{first_segment:010d}"
+
+
+def covered_name(cycle_key: str, disk_key: int, first_segment: int, fence: int) -> str:
+    """Return the name of the target's record of a chunk, one for each scheduling of its apply."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/covered-{first_segment:010d}-{fence}"
+
+
+def checksum_map_prefix(disk_key: int) -> str:
+    """Return how the names of a disk's checksum map chunks begin."""
+    return f"checksums/{disk_key}/"
+
+
+COMMIT_RECORD = "commit-record"
+"""The gateway container's object from which `adopt` starts a replication again."""
+
+WRAPPED_KEY = "data-key"
+"""The gateway container's object that holds the wrapped data key."""
+
+
+def history_name(run_id: str) -> str:
+    """Return the name of an archived workflow history."""
+    return f"histories/{run_id}.json"

@@ -1,0 +1,1 @@
+"""The vSphere side: pyVmomi lives only here."""

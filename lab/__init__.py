@@ -1,0 +1,1 @@
+"""The embedded world for demo, tests and training; never part of production."""

@@ -1,0 +1,1 @@
+"""Worker processes: settings, wiring, queues, logs, metrics."""

@@ -1,0 +1,1 @@
+"""What happens, in order, and why: durable and deterministic."""
