@@ -6,7 +6,7 @@ Every failure leaves as `DeltaferryError`; no implementation retries for longer 
 raises (a cancellation) ends the wait and is passed on.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -155,6 +155,9 @@ class ObjectStore(Protocol):
 
     def delete_prefix(self, container: str, prefix: str) -> int:
         """Delete the objects whose names begin with `prefix`; return how many. No-op for a missing container."""
+
+    def delete_objects(self, container: str, names: Iterable[str]) -> None:
+        """Delete objects by name, several at a time; no-op for what is gone."""
 
     def access(self, container: str, *, write: bool, lifetime: timedelta) -> BlobAccess:
         """Return short-lived access to a container for a data process."""

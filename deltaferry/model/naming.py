@@ -58,9 +58,13 @@ def seed_name(disk_key: int) -> str:
     return f"disk-{disk_key}.vhd"
 
 
+CYCLES_PREFIX = "cycles/"
+"""How the names of all cycles' objects begin: between two cycles nothing below it is needed any more."""
+
+
 def cycle_prefix(cycle_key: str) -> str:
     """Return how the names of all of a cycle's objects begin, in the log and the gateway container alike."""
-    return f"cycles/{cycle_key}/"
+    return f"{CYCLES_PREFIX}{cycle_key}/"
 
 
 def segment_prefix(cycle_key: str, disk_key: int) -> str:

@@ -1,0 +1,56 @@
+"""What activities are given to work with: the ports of one site and of one target, wired by `workers/`."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from deltaferry.ports import DataPlane, DiskExports, Hypervisor, KeyWrapper, ObjectStore, SeedStore, TargetCloud
+from workflows.messages import SiteProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """A target's storage accounts and the key that wraps data keys: both sides need them."""
+
+    log: ObjectStore
+    gateway: ObjectStore
+    seeds: SeedStore
+    keys: KeyWrapper
+
+
+@dataclass(frozen=True, slots=True)
+class TargetDefaults:
+    """What a target's configuration says where the target properties are silent."""
+
+    resource_group: str
+    network: str
+    subnet: str
+    vm_size: str
+    disk_sku: str
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The source side of one site."""
+
+    profile: SiteProfile
+    hypervisor: Hypervisor
+    exports: DiskExports
+    stores: Stores
+    plane: DataPlane
+    chunk_max: timedelta
+    chunk_max_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The target side of one target."""
+
+    name: str
+    stores: Stores
+    cloud: TargetCloud
+    plane: DataPlane
+    defaults: TargetDefaults
+
+
+ACCESS_LIFETIME = timedelta(hours=6)
+"""How long the signature lives that a data process gets: longer than any attempt may take (`workflows/policies.py`)."""

@@ -1,0 +1,98 @@
+"""The read-only checks before replication is enabled (spec §9)."""
+
+from collections.abc import Mapping
+
+from temporalio import activity
+
+from activities.adapters import Site, Target
+from activities.failures import translated
+from activities.target_vm import ownership_tags, resolve
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.replication import ReplicatedDisk
+from deltaferry.model.vm import SourceVm
+from deltaferry.planning import prerequisites
+from workflows.messages import CheckedSource, CheckedTarget, CheckSourceInput, CheckTargetInput, FindingView
+
+
+class SourceChecks:
+    """Finds a VM in its site and checks it."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self._sites = sites
+
+    @activity.defn
+    @translated
+    def check_source(self, request: CheckSourceInput) -> CheckedSource:
+        """Return the VM and all findings about it. Raises VM_NOT_FOUND, VM_AMBIGUOUS."""
+        site = self._sites[request.profile.site]
+        vm = self._find(site, request.vm)
+        findings = prerequisites.check(
+            vm,
+            datastores=site.hypervisor.datastore_space(vm.instance_uuid),
+            installation=request.profile.installation,
+            target_name=request.target.vm_name or vm.name,
+            declared_os=request.target.os_type,
+        )
+        boot = prerequisites.boot_disk(vm)
+        return CheckedSource(
+            instance_uuid=vm.instance_uuid,
+            vm_name=vm.name,
+            disks=tuple(
+                ReplicatedDisk(
+                    key=disk.key,
+                    uuid=disk.uuid,
+                    label=disk.label,
+                    capacity_bytes=disk.capacity_bytes,
+                    is_boot=boot is not None and disk.key == boot.key,
+                )
+                for disk in vm.disks
+            ),
+            generation=prerequisites.generation(vm),
+            os_type=request.target.os_type or prerequisites.os_type(vm),
+            cpus=vm.cpus,
+            memory_mib=vm.memory_mib,
+            findings=tuple(FindingView(f.code.value, f.severity.value, f.cause, f.remedy) for f in findings),
+        )
+
+    def _find(self, site: Site, reference: str) -> SourceVm:
+        found = site.hypervisor.find_vms(reference)
+        if not found:
+            raise DeltaferryError(
+                ErrorKind.VM_NOT_FOUND, f"The site {site.profile.site!r} has no VM with the name or instance UUID {reference!r}."
+            )
+        if len(found) > 1:
+            uuids = ", ".join(sorted(vm.instance_uuid for vm in found))
+            raise DeltaferryError(
+                ErrorKind.VM_AMBIGUOUS,
+                f"The site {site.profile.site!r} has {len(found)} VMs named {reference!r}. Give one of these instance UUIDs: {uuids}.",
+            )
+        return found[0]
+
+
+class TargetChecks:
+    """Checks that what the target VM needs is there."""
+
+    def __init__(self, targets: Mapping[str, Target]) -> None:
+        self._targets = targets
+
+    @activity.defn
+    @translated
+    def check_target(self, request: CheckTargetInput) -> CheckedTarget:
+        """Return a finding for everything that is missing, and for a VM name that is taken."""
+        target = self._targets[request.target]
+        vm = resolve(request.properties, target.defaults, request.default_vm_name)
+        findings = [
+            FindingView("target-missing", "error", sentence, "Create it, or correct the target properties.")
+            for sentence in target.cloud.missing(vm.resource_group, vm.network, vm.subnet)
+        ]
+        tags = ownership_tags(request.replication) if request.replication else {}
+        if not findings and target.cloud.vm_exists(vm.resource_group, vm.name, tags):
+            findings.append(
+                FindingView(
+                    "target-name-taken",
+                    "error",
+                    f"The resource group {vm.resource_group!r} has a VM named {vm.name!r} already.",
+                    'Give another name in the target properties: {"target": {"vm_name": "…"}}.',
+                )
+            )
+        return CheckedTarget(findings=tuple(findings))

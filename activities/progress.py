@@ -1,0 +1,60 @@
+"""Heartbeats: how a running step says what it has done, and learns that it shall end."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from temporalio import activity
+
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.ports import DataProgress
+
+_MIN_INTERVAL_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """Heartbeat details of a transfer or apply: read by `deltaferry status` from the pending activity."""
+
+    step: str
+    bytes_done: int
+    bytes_total: int
+    bytes_sent: int
+    started_at_s: float
+
+
+class Heartbeats:
+    """One attempt's heartbeats, at most one a second.
+
+    A cancellation, a worker's shutdown or a lost attempt raises INTERRUPTED from the next beat: the step ends there, and
+    another attempt goes on from what was done.
+    """
+
+    def __init__(self, step: str) -> None:
+        self._step = step
+        self._started_at_s = time.time()
+        self._last = 0.0
+
+    def beat(self) -> None:
+        """Say that the step is alive."""
+        self._check()
+        self._send(lambda: activity.heartbeat(self._step))
+
+    def progress(self, done: DataProgress) -> None:
+        """Say how far the step is."""
+        self._check()
+        self._send(
+            lambda: activity.heartbeat(
+                StepProgress(self._step, done.bytes_done, done.bytes_total, done.bytes_sent, self._started_at_s)
+            )
+        )
+
+    def _send(self, heartbeat: Callable[[], None]) -> None:
+        now = time.monotonic()
+        if now - self._last >= _MIN_INTERVAL_S:
+            self._last = now
+            heartbeat()
+
+    def _check(self) -> None:
+        if activity.is_cancelled() or activity.is_worker_shutdown():
+            raise DeltaferryError(ErrorKind.INTERRUPTED, f"The worker was told to end the step: {self._step}.")

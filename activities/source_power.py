@@ -1,0 +1,102 @@
+"""The source VM's power, and the guard that keeps two masters from writing."""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from temporalio import activity
+
+from activities.adapters import Site
+from activities.failures import translated
+from activities.progress import Heartbeats
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.vm import PowerState
+from deltaferry.ports import Beat, Hypervisor
+from workflows.messages import (
+    GuardedSource,
+    GuardInput,
+    OnReplication,
+    ShutDownInput,
+    ShutDownResult,
+    SourceStatus,
+    UnguardInput,
+)
+
+_POLL_S = 0.5
+
+
+class SourcePower:
+    """Shuts the source down and starts it again."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self._sites = sites
+
+    @activity.defn
+    @translated
+    def read_power(self, request: OnReplication) -> SourceStatus:
+        """Return whether the source runs."""
+        ref = request.replication.ref
+        state = self._sites[ref.site].hypervisor.power_state(ref.instance_uuid)
+        return SourceStatus(powered_on=state is PowerState.ON)
+
+    @activity.defn
+    @translated
+    def shut_down_source(self, request: ShutDownInput) -> ShutDownResult:
+        """Ask the guest to shut down and wait until the VM is off; power it off hard after the limit, if that is allowed.
+
+        The limit runs from the first attempt, however often the worker dies. Raises GUEST_SHUTDOWN_TIMED_OUT,
+        GUEST_TOOLS_UNAVAILABLE.
+        """
+        beats = Heartbeats("waiting for the guest to shut down")
+        ref = request.replication.ref
+        hypervisor = self._sites[ref.site].hypervisor
+        if hypervisor.power_state(ref.instance_uuid) is PowerState.OFF:
+            return ShutDownResult(forced=False)
+        try:
+            hypervisor.shut_down_guest(ref.instance_uuid)
+        except DeltaferryError as error:
+            if error.kind is not ErrorKind.GUEST_TOOLS_UNAVAILABLE or not request.allow_power_off:
+                raise
+            hypervisor.power_off(ref.instance_uuid, beats.beat)
+            return ShutDownResult(forced=True)
+        deadline = activity.info().scheduled_time + request.timeout
+        if self._wait_until_off(hypervisor, ref.instance_uuid, deadline, beats.beat):
+            return ShutDownResult(forced=False)
+        if not request.allow_power_off:
+            minutes = request.timeout / timedelta(minutes=1)
+            raise DeltaferryError(ErrorKind.GUEST_SHUTDOWN_TIMED_OUT, f"The guest was still running after {minutes:g} min.")
+        hypervisor.power_off(ref.instance_uuid, beats.beat)
+        return ShutDownResult(forced=True)
+
+    @activity.defn
+    @translated
+    def guard_source(self, request: GuardInput) -> GuardedSource:
+        """Write on the VM what happened to it, and have its NICs stay disconnected at power-on."""
+        ref = request.replication.ref
+        hypervisor = self._sites[ref.site].hypervisor
+        hypervisor.annotate(ref.instance_uuid, request.note)
+        if not request.disconnect_nics:
+            return GuardedSource(())
+        nics = {nic.key: False for nic in hypervisor.read_vm(ref.instance_uuid).nics if nic.start_connected}
+        hypervisor.set_nics_at_power_on(ref.instance_uuid, nics)
+        return GuardedSource(tuple(nics))
+
+    @activity.defn
+    @translated
+    def unguard_source(self, request: UnguardInput) -> None:
+        """Have the NICs connect at power-on again that a guard disconnected; then power the source on, if asked."""
+        beats = Heartbeats("powering the source on")
+        ref = request.replication.ref
+        hypervisor = self._sites[ref.site].hypervisor
+        if request.reconnect_nics:
+            hypervisor.set_nics_at_power_on(ref.instance_uuid, dict.fromkeys(request.reconnect_nics, True))
+        if request.power_on:
+            hypervisor.power_on(ref.instance_uuid, beats.beat)
+
+    def _wait_until_off(self, hypervisor: Hypervisor, instance_uuid: str, deadline: datetime, beat: Beat) -> bool:
+        while hypervisor.power_state(instance_uuid) is not PowerState.OFF:
+            if datetime.now(UTC) >= deadline:
+                return False
+            beat()
+            time.sleep(_POLL_S)
+        return True

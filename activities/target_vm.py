@@ -1,0 +1,134 @@
+"""The VM in Azure: managed disks from sealed seeds, NIC and VM."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from temporalio import activity
+
+from activities.adapters import Target, TargetDefaults
+from activities.failures import translated
+from activities.progress import Heartbeats
+from deltaferry.model.naming import seed_container, seed_name
+from deltaferry.model.replication import ReplicationRef
+from deltaferry.ports import DiskImport, ImportedDisk, TargetVmSpec
+from workflows.messages import (
+    CreatedVm,
+    CreateVmInput,
+    DeleteTargetInput,
+    ImportedDisks,
+    ImportInput,
+    TargetProperties,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedTarget:
+    """Target properties with the target's defaults filled in."""
+
+    name: str
+    size: str
+    resource_group: str
+    network: str
+    subnet: str
+    zone: str | None
+    disk_sku: str
+    license_type: str | None
+
+
+def resolve(properties: TargetProperties, defaults: TargetDefaults, source_name: str) -> ResolvedTarget:
+    """Return what a migration uses: the property, else the target's default, else the source's name."""
+    return ResolvedTarget(
+        name=properties.vm_name or source_name,
+        size=properties.size or defaults.vm_size,
+        resource_group=properties.resource_group or defaults.resource_group,
+        network=properties.network or defaults.network,
+        subnet=properties.subnet or defaults.subnet,
+        zone=properties.zone,
+        disk_sku=properties.disk_sku or defaults.disk_sku,
+        license_type=properties.license_type,
+    )
+
+
+def ownership_tags(ref: ReplicationRef) -> dict[str, str]:
+    """Return the tags by which everything that we create in Azure is known as ours."""
+    return {"deltaferry-installation": ref.installation, "deltaferry-replication": ref.replication_id}
+
+
+def disk_name(vm_name: str, disk_key: int, *, is_boot: bool) -> str:
+    """Return a managed disk's name."""
+    return f"{vm_name}-os" if is_boot else f"{vm_name}-data-{disk_key}"
+
+
+class TargetVmActivities:
+    """Imports seed disks and creates the target VM."""
+
+    def __init__(self, targets: Mapping[str, Target]) -> None:
+        self._targets = targets
+
+    @activity.defn
+    @translated
+    def import_disks(self, request: ImportInput) -> ImportedDisks:
+        """Import every sealed seed into a managed disk. A disk that an earlier attempt imported is taken as it is.
+
+        Raises FENCED where the seed is no longer at the seal that was verified.
+        """
+        beats = Heartbeats("importing the seed disks into managed disks")
+        ref = request.replication.ref
+        target = self._targets[ref.target]
+        vm = resolve(request.target, target.defaults, request.replication.vm_name)
+        container = seed_container(ref)
+        tags = {**request.target.tags, **ownership_tags(ref)}
+        imported = []
+        for disk in request.replication.disks:
+            name = seed_name(disk.key)
+            target.stores.seeds.raise_fence(container, name, request.seal)
+            target.stores.seeds.write_footer(container, name, disk.capacity_bytes, request.seal)
+            spec = DiskImport(
+                disk_key=disk.key,
+                name=disk_name(vm.name, disk.key, is_boot=disk.is_boot),
+                source_url=target.stores.seeds.url(container, name),
+                capacity_bytes=disk.capacity_bytes,
+                is_boot=disk.is_boot,
+                generation=request.replication.generation,
+                os_type=request.target.os_type or request.replication.os_type,
+                sku=vm.disk_sku,
+            )
+            made = target.cloud.import_disk(vm.resource_group, spec, {**tags, "deltaferry-seal": str(request.seal)}, beats.beat)
+            imported.append((disk.key, made.resource_id))
+        return ImportedDisks(tuple(imported))
+
+    @activity.defn
+    @translated
+    def create_target_vm(self, request: CreateVmInput) -> CreatedVm:
+        """Create NIC and VM from the imported disks, and wait until the VM runs."""
+        beats = Heartbeats("creating the target VM")
+        ref = request.replication.ref
+        target = self._targets[ref.target]
+        vm = resolve(request.target, target.defaults, request.replication.vm_name)
+        boot = {disk.key for disk in request.replication.disks if disk.is_boot}
+        disks = [ImportedDisk(key, resource_id) for key, resource_id in request.disks]
+        spec = TargetVmSpec(
+            name=vm.name,
+            size=vm.size,
+            os_disk=next(disk for disk in disks if disk.disk_key in boot),
+            data_disks=tuple(disk for disk in disks if disk.disk_key not in boot),
+            network=vm.network,
+            subnet=vm.subnet,
+            zone=vm.zone,
+            license_type=vm.license_type,
+        )
+        created = target.cloud.create_vm(
+            vm.resource_group, spec, {**request.target.tags, **ownership_tags(ref)}, beats.beat
+        )
+        return CreatedVm(created.resource_id)
+
+    @activity.defn
+    @translated
+    def delete_target(self, request: DeleteTargetInput) -> None:
+        """Delete what a migration that failed has made in Azure; what is not ours is left alone."""
+        beats = Heartbeats("deleting what the failed migration made")
+        ref = request.replication.ref
+        target = self._targets[ref.target]
+        vm = resolve(request.target, target.defaults, request.replication.vm_name)
+        names = [disk_name(vm.name, disk.key, is_boot=disk.is_boot) for disk in request.replication.disks]
+        target.cloud.delete_vm(vm.resource_group, vm.name, names, ownership_tags(ref), beats.beat)

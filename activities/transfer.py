@@ -1,0 +1,86 @@
+"""Stage 1 of a cycle: from the snapshot's disks to the log store, chunk by chunk."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from temporalio import activity
+
+from activities.adapters import ACCESS_LIFETIME, Site
+from activities.failures import translated
+from activities.keys import data_key
+from activities.progress import Heartbeats
+from deltaferry.blocks.manifest import Manifest, encode_manifest
+from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
+from deltaferry.model.replication import ReplicationRef, StoredSegment
+from deltaferry.ports import SendDisk, SendJob, SentDisk
+from workflows.messages import ChunkDisk, SentChunk, TransferInput, TransferResult
+
+DIGEST_METADATA = "digest"
+"""Metadata of a segment object: hexadecimal BLAKE3-256 of its bytes, so that a listing is enough to write a manifest."""
+
+
+class Transfer:
+    """Moves segments; resumes from the plan and from what the log store holds."""
+
+    def __init__(self, sites: Mapping[str, Site]) -> None:
+        self._sites = sites
+
+    @activity.defn
+    @translated
+    def transfer(self, request: TransferInput) -> TransferResult:
+        """Send the next chunk of every disk, and list it in a manifest for each.
+
+        A segment that the log store holds is not read again. Raises SNAPSHOT_LOST, DISK_READ_FAILED, STORE_*.
+        """
+        beats = Heartbeats("sending changed blocks")
+        ref = request.replication.ref
+        site = self._sites[ref.site]
+        vm = site.hypervisor.read_vm(ref.instance_uuid)
+        snapshot = site.hypervisor.read_snapshot(ref.instance_uuid, request.snapshot)
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        with ExitStack() as exports:
+            job = SendJob(
+                replication_id=ref.replication_id,
+                cycle_key=request.cycle_key,
+                disks=tuple(
+                    SendDisk(
+                        disk_key=disk.disk_key,
+                        capacity_bytes=capacities[disk.disk_key],
+                        source=exports.enter_context(site.exports.open(vm, snapshot, disk.disk_key)),
+                        plan=site.stores.gateway.get(disk.plan.ref.key),
+                        first_segment=disk.first_segment,
+                        stored=self._stored(site, ref, request.cycle_key, disk),
+                    )
+                    for disk in request.disks
+                ),
+                log=site.stores.log.access(log_container(ref), write=True, lifetime=ACCESS_LIFETIME),
+                data_key=data_key(site.stores, ref),
+                stop_after=site.chunk_max,
+                stop_after_bytes=site.chunk_max_bytes,
+            )
+            sent = site.plane.send(job, beats.progress)
+        firsts = {disk.disk_key: disk.first_segment for disk in request.disks}
+        return TransferResult(tuple(self._manifest(site, ref, request.cycle_key, firsts[disk.disk_key], disk) for disk in sent))
+
+    def _stored(self, site: Site, ref: ReplicationRef, cycle_key: str, disk: ChunkDisk) -> tuple[StoredSegment, ...]:
+        prefix = segment_prefix(cycle_key, disk.disk_key)
+        found = []
+        for stored in site.stores.log.list(log_container(ref), prefix):
+            number = int(stored.name.removeprefix(prefix))
+            if number >= disk.first_segment and DIGEST_METADATA in stored.metadata:
+                found.append(StoredSegment(number, bytes.fromhex(stored.metadata[DIGEST_METADATA]), stored.size_bytes))
+        return tuple(found)
+
+    def _manifest(self, site: Site, ref: ReplicationRef, cycle_key: str, first_segment: int, sent: SentDisk) -> SentChunk:
+        manifest = Manifest(cycle_key=cycle_key, disk_key=sent.disk_key, first_segment=first_segment, segments=sent.segments)
+        key = f"{gateway_container(ref)}/{manifest_name(cycle_key, sent.disk_key, first_segment)}"
+        return SentChunk(
+            disk_key=sent.disk_key,
+            first_segment=first_segment,
+            next_segment=sent.next_segment,
+            manifest=site.stores.gateway.put(key, encode_manifest(manifest)),
+            bytes_read=sent.bytes_read,
+            bytes_sent=sent.bytes_sent,
+            segments_sent=sent.segments_sent,
+            segments_found=sent.segments_found,
+        )

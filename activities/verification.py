@@ -1,0 +1,168 @@
+"""The two checks of spec §4, the seal, the recovery point; and what a commit leaves to do."""
+
+from collections.abc import Iterable, Mapping
+
+from pydantic import TypeAdapter
+from temporalio import activity
+
+from activities.adapters import Stores, Target
+from activities.failures import translated
+from activities.progress import Heartbeats
+from deltaferry.blocks.account import TargetAccount, decode_account
+from deltaferry.blocks.checksum_map import GranuleUpdates, decode_updates, update_map
+from deltaferry.blocks.manifest import decode_manifest
+from deltaferry.blocks.plan import decode_plan, source_set
+from deltaferry.blocks.sector_sets import SectorSet, require_equal
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.naming import (
+    COMMIT_RECORD,
+    CYCLES_PREFIX,
+    checksum_map_prefix,
+    gateway_container,
+    log_container,
+    seed_container,
+    seed_name,
+    segment_name,
+)
+from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
+from deltaferry.ports import Beat
+from workflows.messages import (
+    AppliedChunk,
+    OnReplication,
+    ReplicateVmInput,
+    SealedCycle,
+    SealInput,
+    SettleInput,
+    VerifyChunksInput,
+)
+
+COMMIT_RECORD_ADAPTER = TypeAdapter(ReplicateVmInput)
+"""The commit record is the very input that starts the entity again, as JSON."""
+
+
+class Verification:
+    """Compares what had to be done with what was done; commits nothing itself."""
+
+    def __init__(self, targets: Mapping[str, Target]) -> None:
+        self._targets = targets
+
+    @activity.defn
+    @translated
+    def verify_chunks(self, request: VerifyChunksInput) -> None:
+        """Check chunks of an initial replication, bring the checksum maps up to date, and delete their log.
+
+        Raises COVERAGE_MISMATCH, MANIFEST_MISMATCH.
+        """
+        beats = Heartbeats("verifying")
+        ref = request.replication.ref
+        stores = self._targets[ref.target].stores
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        plans = dict(request.plans)
+        for chunk in request.chunks:
+            account = self._check_chunk(stores, chunk)
+            self._check_coverage(stores, plans[chunk.disk_key], chunk.first_segment, chunk.next_segment, [account])
+            self._update_map(stores, ref, chunk.disk_key, capacities[chunk.disk_key], [account])
+            beats.beat()
+            names = [segment_name(request.cycle_key, chunk.disk_key, segment.number) for segment in account.applied]
+            stores.log.delete_objects(log_container(ref), names)
+
+    @activity.defn
+    @translated
+    def seal_cycle(self, request: SealInput) -> SealedCycle:
+        """Seal every seed, check the cycle on every disk, update the checksum maps, take the recovery point.
+
+        From the seal on no writer of a lower number reaches a seed, so that what was checked is what the point holds.
+        Raises FENCED, COVERAGE_MISMATCH, MANIFEST_MISMATCH.
+        """
+        beats = Heartbeats("sealing and verifying")
+        ref = request.replication.ref
+        stores = self._targets[ref.target].stores
+        container = seed_container(ref)
+        for disk in request.replication.disks:
+            stores.seeds.raise_fence(container, seed_name(disk.key), request.seal)
+        checked_up_to = dict(request.verified_up_to)
+        accounts: dict[int, list[TargetAccount]] = {}
+        for disk_key, plan in request.plans:
+            beats.beat()
+            chunks = sorted((c for c in request.chunks if c.disk_key == disk_key), key=lambda c: c.first_segment)
+            accounts[disk_key] = [self._check_chunk(stores, chunk) for chunk in chunks]
+            first = checked_up_to.get(disk_key, 0)
+            self._check_coverage(stores, plan, first, plan.segments, accounts[disk_key])
+        for disk in request.replication.disks:
+            beats.beat()
+            self._update_map(stores, ref, disk.key, disk.capacity_bytes, accounts.get(disk.key, []))
+        return SealedCycle(self._take_point(stores, request, beats.beat))
+
+    @activity.defn
+    @translated
+    def settle_cycle(self, request: SettleInput) -> None:
+        """Write the commit record; then delete what it makes superfluous: all cycles' objects and older recovery points."""
+        beats = Heartbeats("settling the commit")
+        ref = request.replication.ref
+        stores = self._targets[ref.target].stores
+        record = COMMIT_RECORD_ADAPTER.dump_json(ReplicateVmInput(request.replication, request.state))
+        stores.gateway.put(f"{gateway_container(ref)}/{COMMIT_RECORD}", record)
+        stores.log.delete_prefix(log_container(ref), CYCLES_PREFIX)
+        stores.gateway.delete_prefix(gateway_container(ref), CYCLES_PREFIX)
+        if request.state.point is None:
+            return
+        for disk_key, kept in request.state.point.snapshots:
+            for snapshot in stores.seeds.list_snapshots(seed_container(ref), seed_name(disk_key)):
+                if snapshot < kept:
+                    beats.beat()
+                    stores.seeds.delete_snapshot(seed_container(ref), seed_name(disk_key), snapshot)
+
+    @activity.defn
+    @translated
+    def discard_logs(self, request: OnReplication) -> None:
+        """Delete the log of a cycle that failed; its plan stays until the next commit, since the next plan needs it."""
+        ref = request.replication.ref
+        self._targets[ref.target].stores.log.delete_prefix(log_container(ref), CYCLES_PREFIX)
+
+    def _check_chunk(self, stores: Stores, chunk: AppliedChunk) -> TargetAccount:
+        """Return the target's account of a chunk whose applied objects are, by digest, those of the manifest."""
+        manifest = decode_manifest(stores.gateway.get(chunk.manifest.key))
+        account = decode_account(stores.gateway.get(chunk.covered.key))
+        if (account.cycle_key, account.disk_key, account.first_segment) != (
+            manifest.cycle_key,
+            manifest.disk_key,
+            manifest.first_segment,
+        ) or account.applied != manifest.segments:
+            raise DeltaferryError(
+                ErrorKind.MANIFEST_MISMATCH,
+                f"Disk {chunk.disk_key}, segments from {chunk.first_segment}: the objects applied are not those of the manifest.",
+            )
+        return account
+
+    def _check_coverage(
+        self, stores: Stores, plan_ref: PlanRef, first: int, end: int, accounts: Iterable[TargetAccount]
+    ) -> None:
+        plan = decode_plan(stores.gateway.get(plan_ref.ref.key))
+        covered = SectorSet()
+        for account in accounts:
+            covered.update(SectorSet.decode(account.covered))
+        require_equal(source_set(plan, first, end), covered, f"{plan_ref.ref.key}, segments {first} to {end}")
+
+    def _update_map(
+        self, stores: Stores, ref: ReplicationRef, disk_key: int, capacity_bytes: int, accounts: Iterable[TargetAccount]
+    ) -> None:
+        prefix = f"{gateway_container(ref)}/{checksum_map_prefix(disk_key)}"
+        for account in accounts:
+            updates: GranuleUpdates = decode_updates(account.granules)
+            update_map(
+                capacity_bytes,
+                updates,
+                read=lambda index: stores.gateway.get_if_exists(f"{prefix}{index:06d}"),
+                write=lambda index, data: stores.gateway.put(f"{prefix}{index:06d}", data),
+            )
+
+    def _take_point(self, stores: Stores, request: SealInput, beat: Beat) -> RecoveryPoint:
+        ref = request.replication.ref
+        snapshots = []
+        for disk in request.replication.disks:
+            beat()
+            metadata = {"cycle": request.cycle_key, "seal": str(request.seal)}
+            snapshot = stores.seeds.snapshot(seed_container(ref), seed_name(disk.key), request.seal, metadata)
+            snapshots.append((disk.key, snapshot))
+        return RecoveryPoint(request.cycle_key, request.taken_at, request.seal, tuple(snapshots))
+

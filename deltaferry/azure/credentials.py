@@ -1,0 +1,113 @@
+"""Credentials for Azure: secrets come from callables, are read when they are needed, and never show in a repr.
+
+`CheckedCredential` stands between every SDK client and its identity, so that a refused log-in is told apart from a
+service that refused a token.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from azure.core.credentials import AccessToken, TokenCredential
+from azure.core.exceptions import AzureError, ClientAuthenticationError
+from azure.identity import ClientSecretCredential, DefaultAzureCredential
+
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+
+STATIC_TOKEN_LIFETIME = timedelta(minutes=5)
+"""For how long the SDK may keep a static token before it asks the callable again."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccountKey:
+    """A storage account's shared key, base64 as Azure shows it; `read` is called for each new client."""
+
+    read: Callable[[], str] = field(repr=False)
+
+
+class StaticToken:
+    """A TokenCredential whose token comes from a callable: the lab's, or one that another program renews in a file."""
+
+    def __init__(self, read: Callable[[], str]) -> None:
+        self._read = read
+
+    def get_token(
+        self, *scopes: str, claims: str | None = None, tenant_id: str | None = None, enable_cae: bool = False, **_: Any
+    ) -> AccessToken:
+        """Return the callable's token, to be asked for again after `STATIC_TOKEN_LIFETIME`."""
+        return AccessToken(self._read(), int(time.time() + STATIC_TOKEN_LIFETIME.total_seconds()))
+
+
+class ServicePrincipal:
+    """A TokenCredential of an app registration; its secret is read again after a refused log-in, so it can be rotated."""
+
+    def __init__(
+        self,
+        tenant_id: str,
+        client_id: str,
+        secret: Callable[[], str],
+        *,
+        authority: str | None = None,
+        ca_file: str | None = None,
+    ) -> None:
+        self._tenant_id = tenant_id
+        self._client_id = client_id
+        self._secret = secret
+        self._options: dict[str, Any] = {"connection_verify": ca_file or True, "retry_total": 3}
+        if authority is not None:
+            self._options["authority"] = authority
+        self._lock = threading.Lock()
+        self._credential: ClientSecretCredential | None = None
+
+    def get_token(
+        self, *scopes: str, claims: str | None = None, tenant_id: str | None = None, enable_cae: bool = False, **kwargs: Any
+    ) -> AccessToken:
+        """Return a token of the app registration. Raises azure-core's ClientAuthenticationError."""
+        with self._lock:
+            credential = self._credential
+            if credential is None:
+                credential = ClientSecretCredential(self._tenant_id, self._client_id, self._secret(), **self._options)
+                self._credential = credential
+        try:
+            return credential.get_token(*scopes, claims=claims, tenant_id=tenant_id, enable_cae=enable_cae, **kwargs)
+        except ClientAuthenticationError:
+            with self._lock:
+                if self._credential is credential:
+                    self._credential = None
+            raise
+
+
+def default_credential() -> TokenCredential:
+    """Return azure-identity's chain: environment, workload identity, managed identity, developer log-ins; no browser."""
+    return DefaultAzureCredential()
+
+
+class CheckedCredential:
+    """Passes another credential's tokens on, and its failures as AZURE_LOGIN_REJECTED or AZURE_UNREACHABLE."""
+
+    def __init__(self, inner: TokenCredential) -> None:
+        self._inner = inner
+
+    def get_token(
+        self, *scopes: str, claims: str | None = None, tenant_id: str | None = None, enable_cae: bool = False, **kwargs: Any
+    ) -> AccessToken:
+        """Return the inner credential's token. Raises AZURE_LOGIN_REJECTED, AZURE_UNREACHABLE."""
+        if enable_cae:
+            kwargs["enable_cae"] = True
+        if claims is not None:
+            kwargs["claims"] = claims
+        if tenant_id is not None:
+            kwargs["tenant_id"] = tenant_id
+        try:
+            return self._inner.get_token(*scopes, **kwargs)
+        except ClientAuthenticationError as error:
+            raise DeltaferryError(
+                ErrorKind.AZURE_LOGIN_REJECTED, f"logging in for {', '.join(scopes)}: {type(error).__name__}"
+            ) from None
+        except AzureError as error:
+            raise DeltaferryError(
+                ErrorKind.AZURE_UNREACHABLE, f"logging in for {', '.join(scopes)}: {type(error).__name__}"
+            ) from None

@@ -1,0 +1,59 @@
+"""What follows from a failed cycle (spec §4)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from deltaferry.model.errors import ErrorKind
+
+_K = ErrorKind
+
+CBT_CANNOT_REPAIR = frozenset(
+    {_K.CBT_OFF, _K.CBT_RESET, _K.CBT_CHANGE_ID_REJECTED, _K.CBT_CORRUPT, _K.SEED_MISSING, _K.DISKS_CHANGED, _K.CLAIM_LOST}
+)
+"""Causes that the next delta cannot mend: the replication is marked for resync at once."""
+
+INTEGRITY = frozenset(
+    {
+        _K.CHECKSUM_MISMATCH,
+        _K.SEGMENT_DAMAGED,
+        _K.COVERAGE_MISMATCH,
+        _K.MANIFEST_MISMATCH,
+        _K.STORE_OBJECT_MISSING,
+        _K.KEY_UNAVAILABLE,
+        _K.SNAPSHOT_LOST,
+        _K.FENCED,
+        _K.INTERNAL,
+    }
+)
+"""Causes that say something of the cycle itself: the first failure is repaired by the next cycle, the second is not."""
+
+_FAILURES_UNTIL_REPAIR = 2
+"""Spec §4: from the second failure in a row the replication is marked for resync."""
+
+
+class Course(StrEnum):
+    """How a replication goes on after a failed cycle."""
+
+    NEXT_CYCLE = "next cycle"
+    REPAIR = "repair"
+
+
+@dataclass(frozen=True, slots=True)
+class AfterFailure:
+    """The decision and the sentence part that explains it."""
+
+    course: Course
+    reason: str
+
+
+def after_failure(kind: ErrorKind, integrity_failures_in_row: int) -> AfterFailure:
+    """Decide what follows from a cycle that failed with `kind`; the count includes this failure.
+
+    An outage (a vCenter or a store that does not answer) says nothing about the seed disk and does not lead to a
+    repair, however long it lasts: docs/decisions/0004-what-counts-as-a-failed-cycle.md.
+    """
+    if kind in CBT_CANNOT_REPAIR:
+        return AfterFailure(Course.REPAIR, "change block tracking cannot repair this")
+    if kind in INTEGRITY and integrity_failures_in_row >= _FAILURES_UNTIL_REPAIR:
+        return AfterFailure(Course.REPAIR, "the second failed cycle in a row")
+    return AfterFailure(Course.NEXT_CYCLE, "the next cycle starts from the last committed change ids and repairs it")

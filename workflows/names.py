@@ -1,0 +1,80 @@
+"""Names of workflows, queues, messages and search attributes: the one place where each stands.
+
+Operators type and read them, services compute them; a change here is a change of the public interface.
+"""
+
+from temporalio.common import SearchAttributeKey
+
+CONTROL_QUEUE = "control"
+
+
+def vsphere_queue(site: str) -> str:
+    """Return the queue of a site's vSphere calls."""
+    return f"vsphere-{site}"
+
+
+def transfer_queue(appliance: str) -> str:
+    """Return the queue of an appliance's transfers."""
+    return f"transfer-{appliance}"
+
+
+def apply_queue(target: str) -> str:
+    """Return the queue of what is done beside a target's stores."""
+    return f"apply-{target}"
+
+
+def azure_queue(target: str) -> str:
+    """Return the queue of a target's Azure Resource Manager calls."""
+    return f"azure-{target}"
+
+
+def replication_id(site: str, instance_uuid: str) -> str:
+    """Return the one workflow id of a VM's replication: services compute it from the VM."""
+    return f"vm/{site}/{instance_uuid}"
+
+
+def initial_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of a replication's initial replication."""
+    return f"{entity_id}/initial/{number}"
+
+
+def migration_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of a replication's migration."""
+    return f"{entity_id}/migrate/{number}"
+
+
+def slots_id(site: str) -> str:
+    """Return the workflow id of a site's arbiter."""
+    return f"slots/{site}"
+
+
+ENABLE_REPLICATION = "EnableReplication"
+ADOPT_REPLICATIONS = "AdoptReplications"
+REPLICATE_VM = "ReplicateVm"
+INITIAL_REPLICATION = "InitialReplication"
+MIGRATE_VM = "MigrateVm"
+STOP_REPLICATION = "StopReplication"
+COMPLETE_MIGRATION = "CompleteMigration"
+SITE_SLOTS = "SiteSlots"
+
+# between workflows
+SLOTS_REQUESTED = "slots_requested"
+SLOTS_RELEASED = "slots_released"
+SLOTS_GRANTED = "slots_granted"
+CYCLE_REQUESTED = "cycle_requested"
+CYCLE_FINISHED = "cycle_finished"
+JOB_PROGRESSED = "job_progressed"
+JOB_FINISHED = "job_finished"
+
+SITE = SearchAttributeKey.for_keyword("Site")
+VM_NAME = SearchAttributeKey.for_keyword("VmName")
+REPLICATION_STATE = SearchAttributeKey.for_keyword("ReplicationState")
+MIGRATION_STATE = SearchAttributeKey.for_keyword("MigrationState")
+HEALTH = SearchAttributeKey.for_keyword("Health")
+LAST_RECOVERY_POINT = SearchAttributeKey.for_datetime("LastRecoveryPoint")
+
+SEARCH_ATTRIBUTES = {
+    key.name: key.indexed_value_type.name.title().replace("_", "")
+    for key in (SITE, VM_NAME, REPLICATION_STATE, MIGRATION_STATE, HEALTH, LAST_RECOVERY_POINT)
+}
+"""Name and type of every search attribute, as `temporal operator search-attribute create` wants them."""

@@ -1,0 +1,151 @@
+"""Time limits and retry policies of every step, in one table.
+
+Retries stop early for errors that the taxonomy calls final (`non_retryable`); a retryable error's own `retry_after`
+overrides the interval. What a step may take in all is its `schedule_to_close`; None means that it is tried until it works.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from temporalio.common import Priority, RetryPolicy
+
+from deltaferry.model.replication import CycleKind
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The limits of one kind of step."""
+
+    start_to_close: timedelta
+    heartbeat: timedelta | None
+    schedule_to_start: timedelta | None
+    schedule_to_close: timedelta | None
+    retry: RetryPolicy
+
+
+def _retry(*, initial_s: float, maximum_s: float, attempts: int = 0) -> RetryPolicy:
+    return RetryPolicy(
+        initial_interval=timedelta(seconds=initial_s),
+        backoff_coefficient=2.0,
+        maximum_interval=timedelta(seconds=maximum_s),
+        maximum_attempts=attempts,
+    )
+
+
+_HEARTBEAT = timedelta(seconds=30)
+
+ASK = Step(
+    start_to_close=timedelta(minutes=2),
+    heartbeat=None,
+    schedule_to_start=timedelta(minutes=2),
+    schedule_to_close=timedelta(minutes=10),
+    retry=_retry(initial_s=1, maximum_s=10, attempts=5),
+)
+"""A short reading on behalf of a person who waits for the answer: no worker or no answer fails soon."""
+
+PREPARE = Step(
+    start_to_close=timedelta(minutes=20),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=2),
+    retry=_retry(initial_s=1, maximum_s=60),
+)
+"""Something small is created on one side."""
+
+SNAPSHOT = Step(
+    start_to_close=timedelta(hours=1),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=6),
+    retry=_retry(initial_s=1, maximum_s=60),
+)
+"""Gates, snapshot, changed areas, plan."""
+
+TRANSFER = Step(
+    start_to_close=timedelta(hours=1),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=10),
+    schedule_to_close=timedelta(hours=2),
+    retry=_retry(initial_s=1, maximum_s=30),
+)
+"""One chunk of at most 15 minutes, from the snapshot to the log store. A dead appliance is noticed after 10 minutes."""
+
+APPLY = Step(
+    start_to_close=timedelta(hours=4),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=8),
+    retry=_retry(initial_s=1, maximum_s=30),
+)
+"""One chunk from the log store onto the seed disks. A page blob takes 60 MiB/s, so that this may be the longer half."""
+
+VERIFY = Step(
+    start_to_close=timedelta(hours=1),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=4),
+    retry=_retry(initial_s=1, maximum_s=30),
+)
+"""Comparing sets and digests, sealing, taking the recovery point."""
+
+RELEASE = Step(
+    start_to_close=timedelta(hours=12),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=24),
+    retry=_retry(initial_s=1, maximum_s=120),
+)
+"""Removing our snapshot and consolidating: never given up lightly, since a snapshot left behind fills the datastore."""
+
+SETTLE = Step(
+    start_to_close=timedelta(hours=1),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=None,
+    retry=_retry(initial_s=1, maximum_s=120),
+)
+"""Writing the commit record and deleting what a commit made superfluous."""
+
+POWER = Step(
+    start_to_close=timedelta(hours=6),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=10),
+    schedule_to_close=timedelta(hours=6),
+    retry=_retry(initial_s=1, maximum_s=30),
+)
+"""Shutting the source down or starting it; the guest's own time limit is in the input."""
+
+AZURE = Step(
+    start_to_close=timedelta(hours=12),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=24),
+    retry=_retry(initial_s=1, maximum_s=60, attempts=20),
+)
+"""A long-running operation of Azure Resource Manager; the import of a disk takes as long as the service needs."""
+
+CLEAN = Step(
+    start_to_close=timedelta(hours=6),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=6),
+    retry=_retry(initial_s=1, maximum_s=120, attempts=30),
+)
+"""Deleting what is ours at the end; afterwards the workflow says what is left, and waits for `retry`."""
+
+
+_PRIORITIES = {
+    CycleKind.FINAL: 1,
+    CycleKind.ON_DEMAND: 1,
+    CycleKind.INITIAL: 2,
+    CycleKind.DELTA: 4,
+}
+
+
+def priority(kind: CycleKind) -> Priority:
+    """Return the task queue priority of a cycle's steps (spec §3): pre-failover delta, then IR, then delta."""
+    return Priority(priority_key=_PRIORITIES[kind])
+
+
+CYCLES_PER_RUN = 24
+"""The entity continues as new after this many cycles, so that a history stays readable."""
