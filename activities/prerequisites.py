@@ -6,11 +6,14 @@ from temporalio import activity
 
 from activities.adapters import Site, Target
 from activities.failures import translated
+from activities.snapshots import placement
 from activities.target_vm import ownership_tags, resolve
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.replication import ReplicatedDisk
 from deltaferry.model.vm import SourceVm
-from deltaferry.planning import prerequisites
+from deltaferry.planning.disks import replicated_disks
+from deltaferry.planning.findings import Finding, FindingCode, Severity
+from deltaferry.planning.guests import generation, os_type
+from deltaferry.planning.prerequisites import CheckFacts, check
 from workflows.messages import CheckedSource, CheckedTarget, CheckSourceInput, CheckTargetInput, FindingView
 
 
@@ -26,32 +29,22 @@ class SourceChecks:
         """Return the VM and all findings about it. Raises VM_NOT_FOUND, VM_AMBIGUOUS."""
         site = self._sites[request.profile.site]
         vm = self._find(site, request.vm)
-        findings = prerequisites.check(
-            vm,
-            datastores=site.hypervisor.datastore_space(vm.instance_uuid),
-            installation=request.profile.installation,
+        facts = CheckFacts(
             target_name=request.target.vm_name or vm.name,
+            installation=request.profile.installation,
             declared_os=request.target.os_type,
+            datastores=site.hypervisor.datastore_space(vm.instance_uuid),
         )
-        boot = prerequisites.boot_disk(vm)
         return CheckedSource(
             instance_uuid=vm.instance_uuid,
             vm_name=vm.name,
-            disks=tuple(
-                ReplicatedDisk(
-                    key=disk.key,
-                    uuid=disk.uuid,
-                    label=disk.label,
-                    capacity_bytes=disk.capacity_bytes,
-                    is_boot=boot is not None and disk.key == boot.key,
-                )
-                for disk in vm.disks
-            ),
-            generation=prerequisites.generation(vm),
-            os_type=request.target.os_type or prerequisites.os_type(vm),
+            disks=replicated_disks(vm),
+            generation=generation(vm),
+            os_type=os_type(vm, request.target.os_type),
             cpus=vm.cpus,
             memory_mib=vm.memory_mib,
-            findings=tuple(FindingView(f.code.value, f.severity.value, f.cause, f.remedy) for f in findings),
+            placement=placement(vm),
+            findings=tuple(_view(finding) for finding in check(vm, facts)),
         )
 
     def _find(self, site: Site, reference: str) -> SourceVm:
@@ -82,17 +75,23 @@ class TargetChecks:
         target = self._targets[request.target]
         vm = resolve(request.properties, target.defaults, request.default_vm_name)
         findings = [
-            FindingView("target-missing", "error", sentence, "Create it, or correct the target properties.")
+            _view(Finding(FindingCode.TARGET_MISSING, Severity.ERROR, sentence, "Create it, or correct the target properties."))
             for sentence in target.cloud.missing(vm.resource_group, vm.network, vm.subnet)
         ]
         tags = ownership_tags(request.replication) if request.replication else {}
         if not findings and target.cloud.vm_exists(vm.resource_group, vm.name, tags):
             findings.append(
-                FindingView(
-                    "target-name-taken",
-                    "error",
-                    f"The resource group {vm.resource_group!r} has a VM named {vm.name!r} already.",
-                    'Give another name in the target properties: {"target": {"vm_name": "…"}}.',
+                _view(
+                    Finding(
+                        FindingCode.TARGET_NAME_TAKEN,
+                        Severity.ERROR,
+                        f"The resource group {vm.resource_group!r} has a VM named {vm.name!r} already.",
+                        'Give another name in the target properties: {"target": {"vm_name": "…"}}.',
+                    )
                 )
             )
         return CheckedTarget(findings=tuple(findings))
+
+
+def _view(finding: Finding) -> FindingView:
+    return FindingView(finding.code.value, finding.severity.value, finding.cause, finding.remedy)

@@ -29,7 +29,13 @@ from deltaferry.model.vm import Claim, PowerState, Snapshot, SnapshotDisk, Sourc
 from deltaferry.planning.change_ids import tracking_uuid
 from deltaferry.planning.prerequisites import disks_changed
 from deltaferry.ports import Beat
-from workflows.messages import BeginCycleInput, BegunCycle, OnReplication, PlannedDisk, PreparedSource, ReleaseInput
+from workflows.messages import BeginCycleInput, BegunCycle, OnReplication, Placement, PlannedDisk, PreparedSource
+
+
+def placement(vm: SourceVm) -> Placement:
+    """Return where a VM is: its host, and how many of its disks each datastore has."""
+    names = sorted({disk.datastore for disk in vm.disks})
+    return Placement(vm.host, tuple((name, sum(disk.datastore == name for disk in vm.disks)) for name in names))
 
 
 class Snapshots:
@@ -86,11 +92,12 @@ class Snapshots:
             taken_at=datetime.fromisoformat(snapshot.created_at),
             powered_on=vm.power is PowerState.ON,
             disks=planned,
+            placement=placement(vm),
         )
 
     @activity.defn
     @translated
-    def release_snapshot(self, request: ReleaseInput) -> None:
+    def release_snapshot(self, request: OnReplication) -> None:
         """Remove every snapshot of this replication, one by one and without children, then consolidate and make sure.
 
         Raises CONSOLIDATION_STUCK.

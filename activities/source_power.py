@@ -13,7 +13,6 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.vm import PowerState
 from deltaferry.ports import Beat, Hypervisor
 from workflows.messages import (
-    GuardedSource,
     GuardInput,
     OnReplication,
     ShutDownInput,
@@ -34,10 +33,11 @@ class SourcePower:
     @activity.defn
     @translated
     def read_power(self, request: OnReplication) -> SourceStatus:
-        """Return whether the source runs."""
+        """Return whether the source runs, and which NICs connect when it is powered on."""
         ref = request.replication.ref
-        state = self._sites[ref.site].hypervisor.power_state(ref.instance_uuid)
-        return SourceStatus(powered_on=state is PowerState.ON)
+        vm = self._sites[ref.site].hypervisor.read_vm(ref.instance_uuid)
+        nics = tuple(nic.key for nic in vm.nics if nic.start_connected)
+        return SourceStatus(powered_on=vm.power is PowerState.ON, nics_at_power_on=nics)
 
     @activity.defn
     @translated
@@ -70,16 +70,13 @@ class SourcePower:
 
     @activity.defn
     @translated
-    def guard_source(self, request: GuardInput) -> GuardedSource:
+    def guard_source(self, request: GuardInput) -> None:
         """Write on the VM what happened to it, and have its NICs stay disconnected at power-on."""
         ref = request.replication.ref
         hypervisor = self._sites[ref.site].hypervisor
         hypervisor.annotate(ref.instance_uuid, request.note)
-        if not request.disconnect_nics:
-            return GuardedSource(())
-        nics = {nic.key: False for nic in hypervisor.read_vm(ref.instance_uuid).nics if nic.start_connected}
-        hypervisor.set_nics_at_power_on(ref.instance_uuid, nics)
-        return GuardedSource(tuple(nics))
+        if request.disconnect_nics:
+            hypervisor.set_nics_at_power_on(ref.instance_uuid, dict.fromkeys(request.disconnect_nics, False))
 
     @activity.defn
     @translated

@@ -10,6 +10,7 @@ from activities.failures import translated
 from activities.keys import data_key
 from activities.progress import Heartbeats
 from deltaferry.blocks.manifest import Manifest, encode_manifest
+from deltaferry.blocks.plan import decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
 from deltaferry.model.replication import ReplicationRef, StoredSegment
 from deltaferry.ports import SendDisk, SendJob, SentDisk
@@ -59,8 +60,8 @@ class Transfer:
                 stop_after_bytes=site.chunk_max_bytes,
             )
             sent = site.plane.send(job, beats.progress)
-        firsts = {disk.disk_key: disk.first_segment for disk in request.disks}
-        return TransferResult(tuple(self._manifest(site, ref, request.cycle_key, firsts[disk.disk_key], disk) for disk in sent))
+        asked = {disk.disk_key: disk for disk in job.disks}
+        return TransferResult(tuple(self._manifest(site, ref, request.cycle_key, asked[disk.disk_key], disk) for disk in sent))
 
     def _stored(self, site: Site, ref: ReplicationRef, cycle_key: str, disk: ChunkDisk) -> tuple[StoredSegment, ...]:
         prefix = segment_prefix(cycle_key, disk.disk_key)
@@ -71,13 +72,17 @@ class Transfer:
                 found.append(StoredSegment(number, bytes.fromhex(stored.metadata[DIGEST_METADATA]), stored.size_bytes))
         return tuple(found)
 
-    def _manifest(self, site: Site, ref: ReplicationRef, cycle_key: str, first_segment: int, sent: SentDisk) -> SentChunk:
+    def _manifest(self, site: Site, ref: ReplicationRef, cycle_key: str, asked: SendDisk, sent: SentDisk) -> SentChunk:
+        first_segment = asked.first_segment
+        plan = decode_plan(asked.plan)
+        done = sent.next_segment >= plan.segments
         manifest = Manifest(cycle_key=cycle_key, disk_key=sent.disk_key, first_segment=first_segment, segments=sent.segments)
         key = f"{gateway_container(ref)}/{manifest_name(cycle_key, sent.disk_key, first_segment)}"
         return SentChunk(
             disk_key=sent.disk_key,
             first_segment=first_segment,
             next_segment=sent.next_segment,
+            position_bytes=asked.capacity_bytes if done else plan.segment(sent.next_segment)[0].extent.offset_bytes,
             manifest=site.stores.gateway.put(key, encode_manifest(manifest)),
             bytes_read=sent.bytes_read,
             bytes_sent=sent.bytes_sent,

@@ -9,8 +9,8 @@ from activities.adapters import Stores, Target
 from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.blocks.account import TargetAccount, decode_account
-from deltaferry.blocks.checksum_map import GranuleUpdates, decode_updates, update_map
-from deltaferry.blocks.manifest import decode_manifest
+from deltaferry.blocks.checksum_map import decode_chunk, decode_updates, empty_chunk, encode_chunk, merge
+from deltaferry.blocks.manifest import decode_manifest, require_same
 from deltaferry.blocks.plan import decode_plan, source_set
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -127,11 +127,9 @@ class Verification:
             manifest.cycle_key,
             manifest.disk_key,
             manifest.first_segment,
-        ) or account.applied != manifest.segments:
-            raise DeltaferryError(
-                ErrorKind.MANIFEST_MISMATCH,
-                f"Disk {chunk.disk_key}, segments from {chunk.first_segment}: the objects applied are not those of the manifest.",
-            )
+        ):
+            raise DeltaferryError(ErrorKind.MANIFEST_MISMATCH, f"{chunk.covered.key} is not the account of {chunk.manifest.key}.")
+        require_same(manifest.segments, account.applied, chunk.manifest.key)
         return account
 
     def _check_coverage(
@@ -148,13 +146,12 @@ class Verification:
     ) -> None:
         prefix = f"{gateway_container(ref)}/{checksum_map_prefix(disk_key)}"
         for account in accounts:
-            updates: GranuleUpdates = decode_updates(account.granules)
-            update_map(
-                capacity_bytes,
-                updates,
-                read=lambda index: stores.gateway.get_if_exists(f"{prefix}{index:06d}"),
-                write=lambda index, data: stores.gateway.put(f"{prefix}{index:06d}", data),
-            )
+            updates = decode_updates(account.granules)
+            for number in updates.chunk_numbers():
+                key = f"{prefix}{number:06d}"
+                stored = stores.gateway.get_if_exists(key)
+                chunk = decode_chunk(stored, number) if stored is not None else empty_chunk(number, capacity_bytes)
+                stores.gateway.put(key, encode_chunk(merge(chunk, updates)))
 
     def _take_point(self, stores: Stores, request: SealInput, beat: Beat) -> RecoveryPoint:
         ref = request.replication.ref

@@ -22,27 +22,26 @@ class BlobService:
     `accounts` maps account names to keys. Its repr and its commands carry no key.
     """
 
-    def __init__(self, directory: Path, certificates: Certificates, accounts: Mapping[str, str]) -> None:
+    def __init__(self, directory: Path, log_directory: Path, certificates: Certificates, accounts: Mapping[str, str]) -> None:
         azurite_port, self.port, control_port = free_ports(3)
         token = secrets.token_urlsafe(24)
         environment = {"AZURITE_ACCOUNTS": ";".join(f"{name}:{key}" for name, key in accounts.items())}
         self.control = BlobControl(control_port, token)
-        storage = directory / "azurite"
-        storage.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
         self.azurite = ManagedProcess(
             ProcessSpec(
                 name="azurite",
                 command=(
                     *azurite_command(),
-                    *("--blobHost", "127.0.0.1", "--blobPort", str(azurite_port), "--location", str(storage)),
+                    *("--blobHost", "127.0.0.1", "--blobPort", str(azurite_port), "--location", str(directory)),
                     *("--skipApiVersionCheck", "--disableTelemetry", "--disableProductStyleUrl", "--silent"),
                     *("--blobKeepAliveTimeout", "3600"),
                 ),
-                log_directory=directory,
+                log_directory=log_directory,
                 environment=environment,
                 readiness=Readiness.PORTS,
                 ports=(azurite_port,),
-                working_directory=storage,
+                working_directory=directory,
             )
         )
         self.front = ManagedProcess(
@@ -53,7 +52,7 @@ class BlobService:
                     *("--azurite-port", str(azurite_port), "--port", str(self.port), "--control-port", str(control_port)),
                     *("--certificate", str(certificates.certificate_file), "--key", str(certificates.key_file)),
                 ),
-                log_directory=directory,
+                log_directory=log_directory,
                 environment={**environment, "LAB_CONTROL_TOKEN": token},
                 readiness=Readiness.JSON_LINE,
             )

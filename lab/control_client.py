@@ -18,7 +18,7 @@ class ControlClient:
         self._token = token
 
     def __repr__(self) -> str:
-        """The port only."""
+        """Show the port only."""
         return f"<{type(self).__name__} port={self.port}>"
 
     def call(self, method: str, path: str, body: object = None) -> Mapping[str, object]:
@@ -94,6 +94,10 @@ class BlobControl(ControlClient):
     def clear_faults(self) -> None:
         """Forget all faults, and let held requests go on."""
         self.call("DELETE", "/faults")
+
+    def held(self) -> int:
+        """Return how many requests are being held."""
+        return cast("int", self.call("GET", "/faults")["held"])
 
     def counts(self) -> Mapping[str, Mapping[int, int]]:
         """Return for each operation how many requests were answered with each status."""

@@ -200,7 +200,8 @@ class ManagedProcess:
 
     def _popen(self) -> subprocess.Popen[bytes]:
         leash: Sequence[str] = (sys.executable, "-I", "-S", str(_LEASH), str(os.getpid()))
-        with self.log_file.open("ab") as log, self.output_file.open("ab") as output:
+        # Output may hold a token (a control port's), so only the owner reads it.
+        with open(self.log_file, "ab", opener=_private) as log, open(self.output_file, "ab", opener=_private) as output:
             self._output_start = output.tell()
             return subprocess.Popen(
                 [*leash, *self.spec.command],
@@ -242,6 +243,10 @@ class ManagedProcess:
     def _log_tail(self) -> str:
         lines = self.log_file.read_text(errors="replace").splitlines()[-8:] if self.log_file.exists() else []
         return f" Its log, {self.log_file}, ends:\n" + "\n".join(lines)
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _accepts(port: int) -> bool:

@@ -85,6 +85,8 @@ class MigrateOptions:
     """Annotate the source and disconnect its NICs at power-on, so that two masters do not write."""
     target: TargetProperties | None = None
     """Overrides single target properties for this migration."""
+    expected_import: timedelta = timedelta(minutes=1)
+    """What `max_downtime` reckons for importing the disks and starting the VM."""
     reason: str = ""
 
 
@@ -108,6 +110,15 @@ class AdoptInput:
     site: _Word
     vm: _Word | None = None
     """Only the replication of this VM (name or instance UUID); all of the site's when left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where a VM is now: what its cycles need slots of."""
+
+    host: str = ""
+    datastores: tuple[tuple[str, int], ...] = ()
+    """(name, number of the VM's disks on it)."""
 
 
 # --- the site and the prerequisites ----------------------------------------------------------------------------------
@@ -166,6 +177,7 @@ class CheckedSource:
     cpus: int
     memory_mib: int
     findings: tuple[FindingView, ...]
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +273,7 @@ class MigrationResult:
     target_vm_id: str | None
     downtime_s: float | None
     """From the request to the guest to shut down until the target VM runs; None where the source kept running."""
-    phases: tuple[tuple[str, float], ...]
+    phases: tuple[tuple[str, float], ...] = ()
     """Name and seconds of each phase, in order."""
     information: tuple[str, ...] = ()
     source_shut_down: bool = False
@@ -309,6 +321,7 @@ class EntityState:
     target: TargetProperties = field(default_factory=TargetProperties)
     profile: SiteProfile | None = None
     """The site's settings as last pushed by the arbiter."""
+    placement: Placement = field(default_factory=Placement)
     last_refused: Refusal | None = None
     guarded_nics: tuple[int, ...] = ()
     """NICs of the source that a migration has disconnected at power-on."""
@@ -355,6 +368,7 @@ class SlotsWanted:
     kind: CycleKind
     appliance: str
     disks: int
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -414,8 +428,20 @@ class InitialInput:
     fence: int
     cycle_number: int
     bases: tuple[DiskBase, ...]
+    placement: Placement
     dirty: tuple[tuple[int, PlanRef], ...] = ()
     summaries: tuple[InitialSummary, ...] = ()
+    resume: "InitialPass | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class InitialPass:
+    """A pass whose snapshot is held over a continue-as-new: (disk key, next segment) of each disk."""
+
+    cycle_key: str
+    begun: "BegunCycle"
+    next_segments: tuple[tuple[int, int], ...]
+    started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -454,6 +480,7 @@ class InitialResult:
     summaries: tuple[InitialSummary, ...]
     started_at: datetime
     profile: SiteProfile
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +559,7 @@ class BegunCycle:
     taken_at: datetime
     powered_on: bool
     disks: tuple[PlannedDisk, ...]
+    placement: Placement = field(default_factory=Placement)
 
 
 @dataclass(frozen=True, slots=True)
@@ -560,6 +588,8 @@ class SentChunk:
     disk_key: int
     first_segment: int
     next_segment: int
+    position_bytes: int
+    """Everything of the plan below this offset is in the log store by now; the capacity at the plan's end."""
     manifest: ObjectRef
     bytes_read: int
     bytes_sent: int
@@ -646,17 +676,11 @@ class SettleInput:
 
 
 @dataclass(frozen=True, slots=True)
-class ReleaseInput:
-    """Remove every snapshot of this replication, and consolidate."""
-
-    replication: Replication
-
-
-@dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """The source's power."""
+    """The source's power, and the keys of the NICs that connect at power-on."""
 
     powered_on: bool
+    nics_at_power_on: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -681,14 +705,7 @@ class GuardInput:
 
     replication: Replication
     note: str
-    disconnect_nics: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GuardedSource:
-    """Keys of the NICs that connected at power-on before, and no longer do."""
-
-    disconnected_nics: tuple[int, ...]
+    disconnect_nics: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from types import MappingProxyType
 
 from azure.core.exceptions import (
     AzureError,
@@ -80,8 +81,13 @@ ARM_BY_CODE: Mapping[str, ErrorKind] = {
     "ResourceNotFound": _K.AZURE_NOT_FOUND,
     "SubscriptionNotFound": _K.AZURE_NOT_FOUND,
     "InvalidResourceReference": _K.AZURE_NOT_FOUND,
+    "DiskBlobNotFound": _K.AZURE_NOT_FOUND,
     "PropertyChangeNotAllowed": _K.AZURE_CONFLICT,
+    "InvalidResourceLocation": _K.AZURE_CONFLICT,
     "ResourceExists": _K.AZURE_CONFLICT,
+    "NicInUse": _K.AZURE_FAILED,
+    "NicReservedForAnotherVm": _K.AZURE_FAILED,
+    "BadRequest": _K.BAD_INPUT,
     "InvalidParameter": _K.BAD_INPUT,
     "InvalidRequestFormat": _K.BAD_INPUT,
     "OperationThrottled": _K.AZURE_THROTTLED,
@@ -90,6 +96,9 @@ ARM_BY_CODE: Mapping[str, ErrorKind] = {
     "TooManyRequests": _K.AZURE_THROTTLED,
 }
 """Kinds of Azure Resource Manager's errors by `error.code`, of a reply or of a failed long-running operation."""
+
+VM_CREATION_CODES: Mapping[str, ErrorKind] = {"OperationNotAllowed": _K.AZURE_QUOTA}
+"""Compute refuses a new VM over the quota of cores with this code, which elsewhere stands for a state that may pass."""
 
 ARM_BY_STATUS: Mapping[int, ErrorKind] = {
     400: _K.BAD_INPUT,
@@ -104,6 +113,7 @@ ARM_BY_STATUS: Mapping[int, ErrorKind] = {
 }
 
 _MESSAGE_LIMIT = 400
+_SECONDS = re.compile(r"\d+(\.\d+)?")
 _SIGNATURE = re.compile(r"(sig=)[^&\s\"'<>]+", re.IGNORECASE)
 
 
@@ -132,8 +142,8 @@ def retry_after(error: AzureError) -> timedelta | None:
     value = _header(error, "Retry-After")
     if not value:
         return None
-    if value.strip().isdigit():
-        return timedelta(seconds=int(value))
+    if _SECONDS.fullmatch(value.strip()):
+        return timedelta(seconds=float(value))
     try:
         at = parsedate_to_datetime(value)
     except ValueError:
@@ -172,6 +182,8 @@ def store_error(error: AzureError, what: str, missing: ErrorKind) -> DeltaferryE
     if _is_connection_failure(error):
         return DeltaferryError(_K.STORE_UNREACHABLE, f"{what}: {_connection_failure(error)}")
     status = error.status_code if isinstance(error, HttpResponseError) and error.status_code is not None else 0
+    if 200 <= status < 300:  # a good reply that broke off in its body
+        return DeltaferryError(_K.STORE_UNREACHABLE, f"{what}: the reply was cut short")
     kind = STORE_BY_CODE.get(error_code(error))
     if kind is None:
         if status == 404:
@@ -183,12 +195,16 @@ def store_error(error: AzureError, what: str, missing: ErrorKind) -> DeltaferryE
     return DeltaferryError(kind, f"{what}: {_answer(error)}", retry_after=retry_after(error))
 
 
-def arm_error(error: AzureError, what: str) -> DeltaferryError:
-    """Return the taxonomy's error for a failure of Azure Resource Manager, with Azure's own message for the operator."""
+def arm_error(error: AzureError, what: str, here: Mapping[str, ErrorKind] = MappingProxyType({})) -> DeltaferryError:
+    """Return the taxonomy's error for a failure of Azure Resource Manager, with Azure's own message for the operator.
+
+    `here` says what codes mean in this operation, before `ARM_BY_CODE`.
+    """
     if _is_connection_failure(error):
         return DeltaferryError(_K.AZURE_UNREACHABLE, f"{what}: {_connection_failure(error)}")
     status = error.status_code if isinstance(error, HttpResponseError) and error.status_code is not None else 0
-    kind = ARM_BY_CODE.get(error_code(error))
+    code = error_code(error)
+    kind = here.get(code) or ARM_BY_CODE.get(code)
     if kind is None:
         kind = _K.AZURE_LOGIN_REJECTED if isinstance(error, ClientAuthenticationError) else ARM_BY_STATUS.get(status, _K.AZURE_FAILED)
     detail = f"{what}: {_answer(error)}"
@@ -207,9 +223,9 @@ def store_errors(what: str, missing: ErrorKind = ErrorKind.STORE_OBJECT_MISSING)
 
 
 @contextmanager
-def arm_errors(what: str) -> Iterator[None]:
+def arm_errors(what: str, here: Mapping[str, ErrorKind] = MappingProxyType({})) -> Iterator[None]:
     """Translate what Azure Resource Manager raises inside; `what` names the operation and its resource."""
     try:
         yield
     except AzureError as error:
-        raise arm_error(error, what) from None
+        raise arm_error(error, what, here) from None

@@ -133,6 +133,8 @@ def _fingerprint(key: bytes) -> str:
 class VaultKey:
     """`KeyWrapper` with RSA-OAEP-256 under an RSA key of Azure Key Vault (or Managed HSM); wraps with its newest version.
 
+    Whatever the vault refuses or fails at is KEY_UNAVAILABLE; a refused log-in is AZURE_LOGIN_REJECTED.
+    `verify_challenge=False` is for a vault outside Azure's domains, whose challenge names another resource.
     `key_url` is `https://<vault>/keys/<name>`, or with `/<version>` to pin one. Permissions: keys/get, wrapKey, unwrapKey.
     """
 
@@ -180,7 +182,8 @@ class VaultKey:
         stored = _Wrapped.decode(wrapped)
         _require_kind(stored, self.KIND)
         # Only the configured vault is ever asked: a forged reference must not make us send a token elsewhere.
-        if stored.key != self._key or not stored.version.isalnum() or stored.algorithm != KeyWrapAlgorithm.rsa_oaep_256.value:
+        same_key = stored.key.lower() == self._key.lower() and stored.version.isalnum()
+        if not same_key or stored.algorithm != KeyWrapAlgorithm.rsa_oaep_256.value:
             raise DeltaferryError(
                 ErrorKind.KEY_UNAVAILABLE, f"the data key was wrapped by {stored.key}, this worker is configured for {self._key}"
             )

@@ -1,6 +1,6 @@
 """Log store and gateway store: block blobs, written once or replaced whole."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
@@ -66,6 +66,19 @@ class BlobObjectStore(BlobContainers):
 
     def delete_prefix(self, container: str, prefix: str) -> int:
         """Delete the objects whose names begin with `prefix`; return how many. No-op for a missing container."""
+        with self.account.errors(f"deleting {container}/{prefix}*"):
+            try:
+                names = list(self.account.client.get_container_client(container).list_blob_names(name_starts_with=prefix))
+            except ResourceNotFoundError:
+                return 0
+        return self._delete(container, names)
+
+    def delete_objects(self, container: str, names: Iterable[str]) -> None:
+        """Delete objects by name, several at a time; no-op for what is gone."""
+        self._delete(container, names)
+
+    def _delete(self, container: str, names: Iterable[str]) -> int:
+        """Delete objects and return how many were there; the first failure is raised after the others have ended."""
         client = self.account.client.get_container_client(container)
 
         def delete(name: str) -> int:
@@ -76,11 +89,6 @@ class BlobObjectStore(BlobContainers):
                     return 0
                 return 1
 
-        with self.account.errors(f"deleting {container}/{prefix}*"):
-            try:
-                names = list(client.list_blob_names(name_starts_with=prefix))
-            except ResourceNotFoundError:
-                return 0
         with ThreadPoolExecutor(_DELETERS, thread_name_prefix="delete") as pool:
             return sum(pool.map(delete, names))
 

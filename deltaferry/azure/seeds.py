@@ -40,9 +40,9 @@ class PageBlobSeeds(BlobContainers):
         """
         if size_bytes <= 0 or size_bytes % SECTOR:
             raise DeltaferryError(ErrorKind.BAD_INPUT, f"{container}/{name}: {size_bytes} bytes is not a whole number of sectors")
-        with self.account.errors(f"creating seed {container}/{name}"):
-            with suppress(ResourceExistsError, ResourceModifiedError):
-                self._blob(container, name).create_page_blob(size_bytes, sequence_number=0, match_condition=MatchConditions.IfMissing)
+        blob = self._blob(container, name)
+        with self.account.errors(f"creating seed {container}/{name}"), suppress(ResourceExistsError, ResourceModifiedError):
+            blob.create_page_blob(size_bytes, sequence_number=0, match_condition=MatchConditions.IfMissing)
         state = self.read_seed(container, name)
         if state.size_bytes != size_bytes:
             raise DeltaferryError(

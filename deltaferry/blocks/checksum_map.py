@@ -8,6 +8,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from deltaferry.blocks.checksums import CHECKSUM_BYTES
 from deltaferry.blocks.records import BodyReader, open_record, put_number, put_words, seal_record
@@ -36,7 +37,7 @@ class GranuleUpdates:
 
     zero_checksum: bytes
     indices: "array[int]"
-    """Sorted, each once, none of them in a zero run."""
+    """Sorted, each once. A granule that is in a zero run as well has the zero checksum here, too."""
     checksums: bytes = field(repr=False)
     """16 bytes for each index."""
     zero_runs: tuple[tuple[int, int], ...] = ()
@@ -149,7 +150,7 @@ def decode_updates(data: bytes) -> GranuleUpdates:
     if len(runs) % 2:
         raise reader.damaged("a run has no length")
     zero_runs = tuple(zip(runs[::2], runs[1::2], strict=True))
-    if any(second[0] <= sum(first) for first, second in zip(zero_runs, zero_runs[1:], strict=False)) or 0 in runs[1::2]:
+    if any(second[0] <= sum(first) for first, second in pairwise(zero_runs)) or 0 in runs[1::2]:
         raise reader.damaged("its runs are not sorted and disjoint")
     indices = array("Q")
     position = 0

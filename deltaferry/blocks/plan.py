@@ -44,12 +44,15 @@ class Plan:
         self._first_entry = first_entry
 
     def __eq__(self, other: object) -> bool:
+        """Compare all entries and the cut."""
         return isinstance(other, Plan) and self._parts() == other._parts()
 
     def __hash__(self) -> int:
+        """Return a hash of the sizes."""
         return hash((self.capacity_bytes, len(self._starts), len(self._first_entry)))
 
     def __repr__(self) -> str:
+        """Say how much is planned."""
         return f"Plan({self.segments} segments, {self.data_bytes} bytes to read, {self.covered_bytes} covered)"
 
     def _parts(self) -> tuple[object, ...]:

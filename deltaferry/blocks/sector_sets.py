@@ -47,12 +47,15 @@ class SectorSet:
         self._sectors |= other._sectors
 
     def __eq__(self, other: object) -> bool:
+        """Compare sector by sector."""
         return isinstance(other, SectorSet) and bool(self._sectors == other._sectors)
 
     def __len__(self) -> int:
+        """Return the number of sectors."""
         return len(self._sectors)
 
     def __repr__(self) -> str:
+        """Say how many sectors there are."""
         return f"SectorSet({len(self)} sectors)"
 
     @property
@@ -114,7 +117,7 @@ def require_equal(source: SectorSet, target: SectorSet, what: str) -> None:
 
 def _where(sectors: SectorSet) -> str:
     """Return the first few ranges of a set as text, in sectors."""
-    shown = []
+    shown: list[str] = []
     for extent in sectors.extents():
         if len(shown) == _SHOWN:
             shown.append("…")

@@ -7,6 +7,7 @@ exactly one message: that is why a fixed nonce is safe, and why an object's name
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from deltaferry.blocks.checksums import CHECKSUM_BYTES
 from deltaferry.blocks.plan import MAX_ENTRIES
@@ -148,7 +149,7 @@ def parse_header(stored: memoryview) -> tuple[SegmentHeader, int]:
     position += checksum_count * CHECKSUM_BYTES
     indices = struct.unpack_from(f"<{granule_count}Q", stored, position)
     position += granule_count * 8
-    if any(second <= first for first, second in zip(indices, indices[1:], strict=False)):
+    if any(second <= first for first, second in pairwise(indices)):
         raise _damaged("its granules are not in order")
     if indices and indices[-1] * GRANULE >= capacity:
         raise _damaged("a granule lies outside the disk")

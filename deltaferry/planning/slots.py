@@ -12,7 +12,7 @@ to the limits are the spec's:
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import IntEnum
@@ -160,10 +160,12 @@ def grant(
             continue
         known.add((waiter.holder, waiter.request_id))
         request = clamped(waiter, limits)
+        if request.disks < min(waiter.disks, 1):
+            continue  # a transfer limit of zero: an operator lets nothing start
         if _fits(request, used, limits, short_of_space):
             used.add(request)
             granted.append(request)
-        elif now - request.requested_at > limits.reserve_after and request.disks >= min(waiter.disks, 1):
+        elif now - request.requested_at > limits.reserve_after:
             used.add(request)  # kept free for it: whoever comes later must fit beside it
     return tuple(granted)
 
@@ -186,12 +188,10 @@ def _fits(request: SlotRequest, used: _Used, limits: SlotLimits, short_of_space:
         or used.hosts[request.host] + request.disks > limits.disks_per_host
     ):
         return False
-    if request.disks < 0 or (request.disks == 0 and min(limits.disks_per_appliance, limits.disks_per_host) == 0):
-        return False
     wanted: Counter[str] = Counter()
     for datastore, count in request.datastores:
         wanted[datastore] += count
-    return all(_snapshots_fit(request.priority, name, count, used, limits, short_of_space) for name, count in wanted.items())
+    return all(_snapshots_fit(request.priority, name, count, used, limits, short_of_space) for name, count in wanted.items() if count > 0)
 
 
 def _snapshots_fit(
@@ -204,7 +204,7 @@ def _snapshots_fit(
     return _room(datastore, count, used.snapshots, limits.snapshots_per_datastore)
 
 
-def _room(datastore: str, count: int, used: Mapping[str, int], limit: int) -> bool:
+def _room(datastore: str, count: int, used: Counter[str], limit: int) -> bool:
     """Return whether `count` more stay within the limit, or are alone where they could never."""
     taken = used[datastore]
     return taken + count <= limit or (count > limit and taken == 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
+from typing import Any
 from xml.parsers.expat import ExpatError
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -59,23 +60,24 @@ GENERAL_RULES: tuple[FaultRule, ...] = (
 CBT_NO_TRACK = "vim.hostd.vmsvc.cbt.noTrack"
 CBT_NO_EPOCH = "vim.hostd.vmsvc.cbt.noEpoch"
 CBT_CANNOT_GET_CHANGES = "vim.hostd.vmsvc.cbt.cannotGetChanges"
-CBT_CORRUPT_KEYS = frozenset({"vim.hostd.vmsvc.cbt.corrupt", "msg.ctk.corrupt", "corrupt"})
+CBT_CORRUPT = "vim.hostd.vmsvc.cbt.corrupt"
+"""Beside cannotGetChanges. Where vSphere says "corrupt" in the message's text alone, the change id counts as rejected:
+the repair is the same, and when that fails its remedy is the reset that a damaged tracking file needs."""
 
 CHANGED_AREAS_RULES: tuple[FaultRule, ...] = (
     FaultRule(vim.fault.FileFault, _K.CBT_OFF, keys=frozenset({CBT_NO_TRACK})),
     FaultRule(vim.fault.FileFault, _K.CBT_NO_EPOCH, keys=frozenset({CBT_NO_EPOCH})),
-    FaultRule(vim.fault.FileFault, _K.CBT_CORRUPT, keys=CBT_CORRUPT_KEYS),
+    FaultRule(vim.fault.FileFault, _K.CBT_CORRUPT, keys=frozenset({CBT_CORRUPT})),
     FaultRule(vim.fault.FileFault, _K.CBT_CHANGE_ID_REJECTED, keys=frozenset({CBT_CANNOT_GET_CHANGES})),
     FaultRule(vmodl.fault.InvalidArgument, _K.CBT_CHANGE_ID_REJECTED, properties=frozenset({"changeId"})),
     FaultRule(vmodl.fault.InvalidArgument, _K.SNAPSHOT_LOST, properties=frozenset({"snapshot"})),
     FaultRule(vmodl.fault.InvalidArgument, _K.DISKS_CHANGED, properties=frozenset({"startOffset"})),
     FaultRule(vmodl.fault.NotSupported, _K.CBT_CHANGE_ID_REJECTED),
-    FaultRule(vim.fault.NotFound, _K.SNAPSHOT_LOST),
 )
 """QueryChangedDiskAreas. Other file faults and system errors (ctk file not opened, disk locked) pass: VSPHERE_FAULT.
 
 `startOffset` is only asked for below the capacity that the caller knows: if it is refused, the disk is smaller now.
-`deviceKey` has several meanings and is told apart by looking at the snapshot (changed_areas.py).
+NotFound and an invalid `deviceKey` have several meanings, told apart by looking at the snapshot (changed_areas.py).
 """
 
 SNAPSHOT_RULES: tuple[FaultRule, ...] = (
@@ -94,6 +96,13 @@ CONSOLIDATION_RULES: tuple[FaultRule, ...] = (
     FaultRule(vim.fault.VmConfigFault, _K.CONSOLIDATION_STUCK),
 )
 """ConsolidateVMDisks: a file fault is a disk that something else holds locked."""
+
+
+_GONE: tuple[tuple[Any, ErrorKind], ...] = (
+    (vim.VirtualMachine, _K.VM_NOT_FOUND),
+    (vim.vm.Snapshot, _K.SNAPSHOT_LOST),
+)
+"""What ManagedObjectNotFound means, by the type of the object that it names."""
 
 
 def fault_keys(fault: Exception) -> frozenset[str]:
@@ -124,7 +133,7 @@ def fault_name(fault: Exception) -> str:
 def translate(error: Exception, what: str, gone: ErrorKind, rules: tuple[FaultRule, ...]) -> DeltaferryError:
     """Return the taxonomy's error for a vSphere call's exception.
 
-    `what` says which step failed, on what; `gone` is what a missing managed object means in that step;
+    `what` says which step failed, on what; `gone` is what a missing managed object means that is no VM or snapshot;
     `rules` come before the general ones, except for a full datastore and for what is said of the session itself.
     """
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -133,7 +142,8 @@ def translate(error: Exception, what: str, gone: ErrorKind, rules: tuple[FaultRu
     if isinstance(error, NETWORK_ERRORS):
         return DeltaferryError(_K.VSPHERE_UNREACHABLE, f"{what}: {type(error).__name__}: {error}")
     if isinstance(error, vmodl.fault.ManagedObjectNotFound):
-        return DeltaferryError(gone, f"{what}: vSphere has no such object any more")
+        kind = next((kind for of, kind in _GONE if isinstance(error.obj, of)), gone)
+        return DeltaferryError(kind, f"{what}: vSphere no longer has {getattr(error.obj, '_moId', 'the object')}")
     kind = next((rule.kind for rule in (*_first(error), *rules, *GENERAL_RULES) if rule.matches(error)), _K.VSPHERE_FAULT)
     return DeltaferryError(kind, f"{what}: {fault_name(error)}{_explanation(error)}")
 
@@ -153,7 +163,7 @@ def _explanation(fault: Exception) -> str:
 
 
 @contextmanager
-def vsphere_errors(what: str, *, gone: ErrorKind = _K.VM_NOT_FOUND, rules: tuple[FaultRule, ...] = ()) -> Iterator[None]:
+def vsphere_errors(what: str, *, gone: ErrorKind = _K.VSPHERE_FAULT, rules: tuple[FaultRule, ...] = ()) -> Iterator[None]:
     """Let no exception of pyVmomi or of the network leave the block: they leave as DeltaferryError."""
     try:
         yield

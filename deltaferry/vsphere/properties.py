@@ -28,7 +28,7 @@ class ObjectProperties:
 
     @property
     def moref(self) -> str:
-        """vSphere's own name of the object, e.g. `vm-16`."""
+        """The object's own name in vSphere, e.g. `vm-16`."""
         return moref(self.reference)
 
 

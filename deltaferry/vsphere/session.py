@@ -125,7 +125,7 @@ class Session:
 
     @property
     def key(self) -> str:
-        """vSphere's key of the present session."""
+        """The present session's key in vSphere."""
         return self.login().session_key
 
     def content(self) -> Any:
@@ -161,7 +161,7 @@ class Session:
         login.soap.DropConnections()
 
     def _log_in(self) -> _Login:
-        password = self._password()
+        password = self._read_password()
         if self._rejected and self._rejected[0] == password and time.monotonic() < self._rejected[1]:
             raise DeltaferryError(
                 ErrorKind.VSPHERE_LOGIN_REJECTED,
@@ -191,6 +191,14 @@ class Session:
         self._logins += 1
         _log.info("logged in to %s as %s (log-in %d)", self.endpoint.host, self.endpoint.user, self._logins)
         return _Login(self._logins, soap, manager, session.key)
+
+    def _read_password(self) -> str:
+        try:
+            return self._password()
+        except OSError as error:
+            raise DeltaferryError(
+                ErrorKind.BAD_CONFIGURATION, f"the password of {self.endpoint.user} at {self.endpoint.host} cannot be read: {error.strerror}"
+            ) from error
 
     def _keep_alive(self) -> None:
         instance = vim.ServiceInstance("ServiceInstance", self._stub)

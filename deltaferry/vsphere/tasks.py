@@ -6,7 +6,7 @@ property collector of its own, asks for updates a few seconds at a time, and let
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -29,6 +29,13 @@ CREATE_SNAPSHOT_TASKS = frozenset({"CreateSnapshot_Task", "CreateSnapshotEx_Task
 """Names of the operations that make a snapshot."""
 MERGING_TASKS = frozenset({"RemoveSnapshot_Task", "RemoveAllSnapshots_Task", "ConsolidateVMDisks_Task"})
 """Names of the operations that merge delta disks."""
+
+_SESSION_LOST: tuple[type[Exception], ...] = (
+    vmodl.fault.RequestCanceled,
+    vmodl.fault.ManagedObjectNotFound,
+    vmodl.query.InvalidCollectorVersion,
+)
+"""How a wait learns that its session ended: while it waited, or when it asked its collector again in a new session."""
 
 _query = vmodl.query.PropertyCollector
 
@@ -94,7 +101,7 @@ def _operation(info: Any) -> str:
     return str(getattr(getattr(name, "info", None), "wsdlName", name))
 
 
-def _changes(session: Session, reference: ManagedObject, paths: Sequence[str], beat: Beat) -> Iterator[Mapping[str, Any]]:
+def _changes(session: Session, reference: ManagedObject, paths: Sequence[str], beat: Beat) -> Generator[Mapping[str, Any], None, None]:
     """Yield the object's properties at first and after every change, and an empty mapping when nothing changed for a while.
 
     Ends when the object leaves the collector's sight.
@@ -105,16 +112,17 @@ def _changes(session: Session, reference: ManagedObject, paths: Sequence[str], b
         try:
             yield from _changes_in_one_session(session, reference, paths, beat)
             return
-        except (vmodl.fault.ManagedObjectNotFound, vmodl.query.InvalidCollectorVersion):
+        except _SESSION_LOST as fault:
             lost += 1
-            if session.number == number or lost > _LOST_SESSIONS:
+            gone = isinstance(fault, vmodl.fault.ManagedObjectNotFound) and session.number == number
+            if gone or lost > _LOST_SESSIONS:
                 raise
             _log.info("the session was lost while waiting for %s: waiting in the new one", moref(reference))
 
 
 def _changes_in_one_session(
     session: Session, reference: ManagedObject, paths: Sequence[str], beat: Beat
-) -> Iterator[Mapping[str, Any]]:
+) -> Generator[Mapping[str, Any], None, None]:
     collector = session.content().propertyCollector.CreatePropertyCollector()
     try:
         spec = _query.FilterSpec(

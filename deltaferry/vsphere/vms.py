@@ -5,10 +5,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.vm import Claim, DatastoreSpace, Firmware, PowerState, SourceVm
-from deltaferry.vsphere.claim import claim_of
+from deltaferry.model.vm import DatastoreSpace, Firmware, PowerState, SourceVm
+from deltaferry.vsphere.claims import claim_of
 from deltaferry.vsphere.devices import datastores, source_disks, source_nics
-from deltaferry.vsphere.properties import ObjectProperties, names_of, read_all, read_object, read_objects, unescaped
+from deltaferry.vsphere.locating import by_uuid, locate
+from deltaferry.vsphere.properties import ObjectProperties, moref, names_of, read_all, read_object, read_objects, unescaped
 from deltaferry.vsphere.session import Session
 from deltaferry.vsphere.snapshot_tree import snapshots_of
 from deltaferry.vsphere.vocabulary import ManagedObject, vim, vmodl
@@ -49,7 +50,7 @@ def find_vms(session: Session, reference: str) -> tuple[SourceVm, ...]:
     """Return the VMs whose name or instance UUID is `reference`."""
     found: dict[str, ManagedObject] = {}
     if _UUID.fullmatch(reference):
-        found.update({vm._GetMoId(): vm for vm in _by_uuid(session, reference)})
+        found.update({moref(vm): vm for vm in by_uuid(session, reference)})
     for row in read_all(session, vim.VirtualMachine, ["name"]):
         if reference in (row.get("name"), unescaped(row.get("name") or "")):
             found[row.moref] = row.reference
@@ -65,17 +66,6 @@ def read_vm(session: Session, instance_uuid: str) -> SourceVm:
     return vms[0]
 
 
-def locate(session: Session, instance_uuid: str) -> ManagedObject:
-    """Return the reference of the VM with an instance UUID. Raises VM_NOT_FOUND, VM_AMBIGUOUS."""
-    found = _by_uuid(session, instance_uuid)
-    if not found:
-        raise DeltaferryError(ErrorKind.VM_NOT_FOUND, f"{session.endpoint.host} has no VM with the instance UUID {instance_uuid}")
-    if len(found) > 1:
-        names = ", ".join(sorted(str(vm._GetMoId()) for vm in found))
-        raise DeltaferryError(ErrorKind.VM_AMBIGUOUS, f"several VMs have the instance UUID {instance_uuid}: {names}")
-    return found[0]
-
-
 def datastore_space(session: Session, instance_uuid: str) -> tuple[DatastoreSpace, ...]:
     """Return the room on every datastore that the VM's disks are on, by name."""
     row = read_object(session, locate(session, instance_uuid), ["config.hardware.device"])
@@ -85,11 +75,6 @@ def datastore_space(session: Session, instance_uuid: str) -> tuple[DatastoreSpac
         summary = store.get("summary")
         spaces.append(DatastoreSpace(unescaped(summary.name), int(summary.capacity), int(summary.freeSpace)))
     return tuple(sorted(spaces, key=lambda space: space.name))
-
-
-def _by_uuid(session: Session, instance_uuid: str) -> list[ManagedObject]:
-    """BIOS UUIDs are not unique (clones keep them): only instance UUIDs are asked for."""
-    return list(session.content().searchIndex.FindAllByUuid(None, instance_uuid, True, True) or ())
 
 
 def _source_vms(session: Session, rows: Iterable[ObjectProperties]) -> list[SourceVm]:
@@ -109,7 +94,7 @@ def _names(session: Session, references: list[ManagedObject]) -> dict[str, str]:
     try:
         return names_of(session, references)
     except vmodl.fault.ManagedObjectNotFound as fault:
-        remaining = [reference for reference in references if fault.obj is not None and reference._GetMoId() != fault.obj._GetMoId()]
+        remaining = [reference for reference in references if fault.obj is not None and moref(reference) != moref(fault.obj)]
         if len(remaining) == len(references):
             raise
         return _names(session, remaining)
@@ -123,7 +108,7 @@ def _source_vm(row: ObjectProperties, names: Mapping[str, str]) -> SourceVm:
         moref=row.moref,
         name=unescaped(row.get("name") or ""),
         power=PowerState(str(row.get("runtime.powerState"))),
-        host=names.get(host._GetMoId(), "") if host is not None else "",
+        host=names.get(moref(host), "") if host is not None else "",
         hardware_version=_hardware_version(row.get("config.version")),
         firmware=Firmware.EFI if row.get("config.firmware") == "efi" else Firmware.BIOS,
         guest_id=row.get("config.guestId") or "",
@@ -137,13 +122,9 @@ def _source_vm(row: ObjectProperties, names: Mapping[str, str]) -> SourceVm:
         disks=source_disks(devices, names),
         nics=source_nics(devices, names),
         snapshots=snapshots_of(row.get("snapshot")),
-        claim=_claim(row),
+        claim=claim_of(row.get("config.extraConfig") or ()),
         annotation=row.get("config.annotation") or "",
     )
-
-
-def _claim(row: ObjectProperties) -> Claim | None:
-    return claim_of(row.get("config.extraConfig") or ())
 
 
 def _hardware_version(version: Any) -> int:

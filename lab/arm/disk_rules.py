@@ -110,7 +110,7 @@ def check_update(existing: Json, wanted: Json) -> None:
         raise change_not_allowed("creationData.createOption")
     for field in _FIXED_FIELDS:
         left, right = was.get(field), now.get(field)
-        if left != right and not (isinstance(left, str) and isinstance(right, str) and same(left, right)):
+        if left != right and not (field.endswith("Id") and same(left, right)):
             raise change_not_allowed(f"creationData.{field}")
     for field in ("osType", "hyperVGeneration"):
         left, right = existing["properties"].get(field), wanted["properties"].get(field)

@@ -105,7 +105,7 @@ class Snapshots:
         return source
 
     def _new(self, resource_id: ResourceId, body: Json, source: Resource, location: str) -> Resource:
-        copied = {name: source.properties[name] for name in ("osType", "hyperVGeneration", "diskSizeGB", "diskSizeBytes") if name in source.properties}
+        copied: Json = {name: source.properties[name] for name in ("osType", "hyperVGeneration", "diskSizeGB", "diskSizeBytes") if name in source.properties}
         incremental = bool(body["properties"].get("incremental", False))
         unique = uuid.uuid4()
         properties: Json = {

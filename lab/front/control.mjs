@@ -2,6 +2,7 @@
 //
 //   POST /faults          {operation?, method?, account?, path_contains?, skip?, count?, action, retry_after_s?, delay_s?}
 //   DELETE /faults        forget all faults, and let go of every held request
+//   GET /faults           {ordered, held}: how many faults are still to be met, how many requests are held
 //   GET /counters         {operation: {requests, bytes_in, statuses: {status: n}}}
 //   POST /counters/reset
 //   GET /requests?since=N {requests: [{number, operation, account, container, blob, status, bytes_in, if_sequence_number_eq}]}
@@ -90,6 +91,8 @@ export class Control {
         this.#faults = [];
         for (const release of this.#held.splice(0)) release();
         return {};
+      case "GET /faults":
+        return { ordered: this.#faults.length, held: this.#held.length };
       case "GET /counters":
         return this.#counters;
       case "POST /counters/reset":

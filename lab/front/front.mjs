@@ -87,7 +87,7 @@ async function checkBody(request, target) {
   const { headers } = request;
   const isPutPage = target.operation === "PutPage";
   if (isPutPage && Number(headers["content-length"] ?? 0) > MOST_IN_PUT_PAGE) {
-    throw new StorageError(413, "RequestBodyTooLarge", "The request body is too large.", { connection: "close" });
+    throw new StorageError(413, "RequestBodyTooLarge", "The request body is too large.");
   }
   const crc = headers["x-ms-content-crc64"];
   const md5 = isPutPage ? headers["content-md5"] : undefined;

@@ -21,8 +21,6 @@ class FaultName(StrEnum):
     """A removal leaves its deltas behind; ConsolidateVMDisks ends with FileLocked."""
     SHUTDOWN_NEVER_FINISHES = "shutdown_never_finishes"
     """ShutdownGuest returns, and the guest stays up."""
-    EMPTY_PAGE = "empty_page"
-    """A page of QueryChangedDiskAreas that would have areas covers its part of the disk, and is split: an empty part first."""
     FOLDER_ERROR = "folder_error"
     """`/folder` answers with HTTP status `status` (500 if not given)."""
 

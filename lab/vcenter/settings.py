@@ -43,3 +43,10 @@ class Denials:
     """Privilege ids that HasPrivilegeOnEntities answers with no, and whose methods raise NoPermission."""
     properties: set[str] = field(default_factory=set)
     """Property paths that come back in an object's missingSet with NoPermission."""
+
+
+@dataclass(slots=True)
+class Answers:
+    """How QueryChangedDiskAreas pages its answers; what differs by disk is in the disk's `tracking.behaviour`."""
+
+    page_limit_areas: int = 2000

@@ -46,6 +46,11 @@ class Task(LabObject):
         """True once the task succeeded or failed."""
         return self.state in ("success", "error")
 
+    @property
+    def error(self) -> Any:
+        """The fault that the task failed with, or None."""
+        return self._error
+
     def report(self, percent: int) -> None:
         """Set the progress that callers see."""
         with self._world.lock:
@@ -55,7 +60,7 @@ class Task(LabObject):
     def info(self) -> Any:
         """Return the task's TaskInfo."""
         declaration = method_info(self.method)
-        kind = declaration.type._wsdlName
+        kind = declaration.type.__name__.removeprefix("vim.")
         value = data_object(
             vim.TaskInfo,
             key=self.moref,
@@ -127,6 +132,15 @@ class TaskManager(LabObject):
     def running(self, entity: LabObject) -> Task | None:
         """Return the entity's task that is not finished, or None."""
         return next((task for task in self._tasks if task.entity is entity and not task.finished), None)
+
+    def run(self, method: str, vm: LabObject, name: str, work: Work) -> Task:
+        """Start a task and wait until it is finished. Raises vim.fault.TaskInProgress."""
+        reference = self.start(method, vm, name, "lab", work)
+        task = self._world.get(reference)
+        assert isinstance(task, Task)
+        with self._world.condition:
+            self._world.condition.wait_for(lambda: task.finished)
+        return task
 
     def start(self, method: str, entity: LabObject, entity_name: str, user: str, work: Work) -> Any:
         """Start a task on an entity and return its reference. Raises vim.fault.TaskInProgress."""

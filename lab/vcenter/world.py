@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lab.vcenter.faults import FaultPlan
-from lab.vcenter.settings import Denials, Times
+from lab.vcenter.settings import Answers, Denials, Times
 from lab.vcenter.vocabulary import vmodl, vmomi
 
 
@@ -40,6 +40,7 @@ class World:
         self.times = times
         self.faults = FaultPlan()
         self.denials = Denials()
+        self.answers = Answers()
         self.lock = threading.RLock()
         self.condition = threading.Condition(self.lock)
         self.revision = 0

@@ -29,7 +29,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
     directory: Path = tmp_path_factory.mktemp("blob")
     certificates = make_certificates(directory / "certificates")
     keys = {name: new_account_key() for name in ("dflog", "dfseed")}
-    service = BlobService(directory, certificates, keys)
+    service = BlobService(directory / "stores", directory, certificates, keys)
     service.spawn()
     try:
         service.await_ready()

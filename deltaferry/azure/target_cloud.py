@@ -1,0 +1,69 @@
+"""`TargetCloud` on Azure: which resource is made, looked for and deleted in which order."""
+
+from collections.abc import Mapping, Sequence
+
+from deltaferry.azure.arm import ArmClients, carries
+from deltaferry.azure.disks import ManagedDisks
+from deltaferry.azure.network import Networks
+from deltaferry.azure.virtual_machines import VirtualMachines
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.ports import Beat, DiskImport, ImportedDisk, TargetVm, TargetVmSpec
+
+
+class AzureTarget:
+    """One target: a subscription and location, and the account whose seeds are imported. Safe to use from several threads."""
+
+    def __init__(self, arm: ArmClients, storage_account_id: str) -> None:
+        self._arm = arm
+        self._disks = ManagedDisks(arm, storage_account_id)
+        self._networks = Networks(arm)
+        self._vms = VirtualMachines(arm)
+
+    def missing(self, resource_group: str, network: str, subnet: str) -> tuple[str, ...]:
+        """Return a sentence for each of these that does not exist; what lies in something missing is not listed again."""
+        sentences = []
+        if not self._vms.group_exists(resource_group):
+            sentences.append(f"Resource group {resource_group} does not exist in subscription {self._arm.settings.subscription_id}.")
+            if not network.startswith("/"):
+                return tuple(sentences)
+        ref = self._networks.resolve(resource_group, network)
+        if not self._networks.network_exists(ref):
+            sentences.append(f"Virtual network {ref.name} does not exist in resource group {ref.resource_group}.")
+        elif self._networks.find_subnet(ref, subnet) is None:
+            sentences.append(f"Virtual network {ref.name} has no subnet {subnet}.")
+        return tuple(sentences)
+
+    def vm_exists(self, resource_group: str, name: str, tags: Mapping[str, str]) -> bool:
+        """Return whether a VM of that name exists that does not carry these tags."""
+        vm = self._vms.read(resource_group, name)
+        return vm is not None and not carries(vm.tags, tags)
+
+    def import_disk(self, resource_group: str, spec: DiskImport, tags: Mapping[str, str], beat: Beat) -> ImportedDisk:
+        """Import a page blob into a managed disk and wait until it is done."""
+        return self._disks.import_blob(resource_group, spec, tags, beat)
+
+    def create_vm(self, resource_group: str, spec: TargetVmSpec, tags: Mapping[str, str], beat: Beat) -> TargetVm:
+        """Create NIC and VM and wait until the VM runs.
+
+        Whether the VM's name is free is asked before the NIC is made. A NIC that is in place is set to the wanted subnet.
+        """
+        self._vms.find_own(resource_group, spec.name, tags, beat)
+        os_type = self._os_type(resource_group, spec)
+        nic_id = self._networks.create_nic(resource_group, spec.name, spec.network, spec.subnet, tags, beat)
+        vm = self._vms.create(resource_group, spec, os_type, nic_id, tags, beat)
+        return self._vms.await_running(resource_group, vm, beat)
+
+    def delete_vm(self, resource_group: str, name: str, disks: Sequence[str], tags: Mapping[str, str], beat: Beat) -> None:
+        """Delete a VM, its NIC and the disks of these names, as far as they carry the tags; no-op for what is gone."""
+        self._vms.delete(resource_group, name, tags, beat)
+        self._networks.delete_nic(resource_group, name, tags, beat)
+        for disk in disks:
+            self._disks.delete(resource_group, disk.rpartition("/")[2], tags, beat)
+
+    def _os_type(self, resource_group: str, spec: TargetVmSpec) -> str:
+        """Return the boot disk's operating system: it was set at its import, and attaching it must repeat it."""
+        name = spec.os_disk.resource_id.rpartition("/")[2]
+        disk = self._disks.read(resource_group, name)
+        if disk is None or disk.properties is None or disk.properties.os_type is None:
+            raise DeltaferryError(ErrorKind.AZURE_NOT_FOUND, f"boot disk {name} of VM {spec.name} does not exist, or has no system")
+        return str(getattr(disk.properties.os_type, "value", disk.properties.os_type))

@@ -1,0 +1,295 @@
+"""The hot path to blob storage: put, get, Put Page and Clear Page over keep-alive `http.client`, one connection a thread.
+
+The SDK's cost per request is a whole core at 500 requests a second, and its downloads cost ten times ours (facts 3.6);
+everything that is not hot stays with the SDK. Source of headers and codes: the Blob service REST reference.
+"""
+
+import http.client
+import ssl
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from http import HTTPStatus
+from urllib.parse import quote, urlsplit
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+
+from deltaferry.blocks.blob_errors import DIGEST_HEADER, ERROR_CODE_HEADER, Refused, Unanswered, error_of
+from deltaferry.blocks.killpoints import KillPoint, pass_point
+from deltaferry.blocks.manifest import DIGEST_BYTES
+from deltaferry.blocks.pacing import Pacer
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.units import BLOCK, MIB
+from deltaferry.ports import BlobAccess
+
+API_VERSION = "2023-11-03"
+SLICE_BYTES = 256 * 1024
+"""A body is sent in slices, each under a time limit of its own, so that a slow link is slow and not broken (azcopy #1219)."""
+_SEQUENCE_NUMBER = "x-ms-blob-sequence-number"
+
+
+class Role(StrEnum):
+    """What a container holds: decides what a missing blob means."""
+
+    LOG = "log"
+    SEED = "seed"
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Time limits of one request, and of one call with its retries."""
+
+    timeout_s: float = 15.0
+    retry_for_s: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    status: int
+    headers: http.client.HTTPMessage
+    length: int
+
+
+class BlobClient:
+    """Reads and writes the blobs of one container. Safe to use from several threads; errors are those of the taxonomy."""
+
+    def __init__(self, access: BlobAccess, role: Role, limits: HttpLimits | None = None) -> None:
+        """Take access to a container; nothing is connected yet. Raises BAD_CONFIGURATION for a URL that is not HTTP."""
+        parts = urlsplit(access.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise DeltaferryError(ErrorKind.BAD_CONFIGURATION, "a storage URL is neither http nor https")
+        self._host, self._port = parts.hostname, parts.port
+        self._path = parts.path.rstrip("/")
+        self._query = access.query
+        self._role = role
+        self._limits = limits or HttpLimits()
+        self._context = _tls(access.ca_file) if parts.scheme == "https" else None
+        self._local = threading.local()
+        self._connections: list[http.client.HTTPConnection] = []
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        """Say which container, without the signature."""
+        return f"BlobClient({self._host}{self._path})"
+
+    def close(self) -> None:
+        """Close every thread's connection."""
+        with self._lock:
+            for connection in self._connections:
+                connection.close()
+            self._connections.clear()
+
+    def put_new(self, name: str, data: memoryview, digest: bytes) -> bool:
+        """Store an object unless one of that name exists; return whether it was stored."""
+        headers = {"x-ms-blob-type": "BlockBlob", "If-None-Match": "*", DIGEST_HEADER: digest.hex()}
+        try:
+            self._call("PUT", name, headers, body=data)
+        except Refused as refusal:
+            if refusal.status in (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED) and refusal.code in (
+                "BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite",
+            ):  # fmt: skip
+                return False
+            raise self._error(refusal, name) from None
+        return True
+
+    def stored(self, name: str) -> tuple[bytes, int]:
+        """Return the digest that an object was stored with, and its size. Raises SEGMENT_DAMAGED where it carries none."""
+        reply = self._checked("HEAD", name, {})
+        try:
+            digest = bytes.fromhex(reply.headers.get(DIGEST_HEADER, ""))
+        except ValueError:
+            digest = b""
+        if len(digest) != DIGEST_BYTES:
+            raise DeltaferryError(ErrorKind.SEGMENT_DAMAGED, f"the stored object {name} does not say its digest")
+        return digest, int(reply.headers.get("Content-Length", "0"))
+
+    def get_into(self, name: str, buffer: memoryview) -> int:
+        """Read an object into the front of a buffer; return its size. Raises SEGMENT_DAMAGED if it is larger."""
+        return self._checked("GET", name, {}, into=buffer).length
+
+    def put_page(self, name: str, offset_bytes: int, data: memoryview, fence: int, pacer: Pacer) -> None:
+        """Write at most 4 MiB of whole sectors to a page blob that carries this number. Raises FENCED for another."""
+        if len(data) > BLOCK:
+            raise ValueError(f"Put Page takes at most 4 MiB, not {len(data)} bytes")
+        self._page(name, "update", offset_bytes, len(data), fence, pacer, data)
+
+    def clear_page(self, name: str, offset_bytes: int, length_bytes: int, fence: int, pacer: Pacer) -> None:
+        """Make whole sectors of a page blob that carries this number read as zero. Raises FENCED for another."""
+        self._page(name, "clear", offset_bytes, length_bytes, fence, pacer, None)
+
+    def _page(
+        self, name: str, action: str, offset_bytes: int, length_bytes: int, fence: int, pacer: Pacer, data: memoryview | None
+    ) -> None:
+        headers = {
+            "x-ms-page-write": action,
+            "x-ms-range": f"bytes={offset_bytes}-{offset_bytes + length_bytes - 1}",
+            "x-ms-if-sequence-number-eq": str(fence),
+        }
+        try:
+            self._call("PUT", name, headers, comp="page", body=data, pacer=pacer)
+        except Refused as refusal:
+            error = self._error(refusal, name)
+            if error.kind is ErrorKind.FENCED:
+                error.number = self._sequence_number(name)
+            raise error from None
+
+    def _sequence_number(self, name: str) -> int | None:
+        """Return the number that a page blob carries now, or None if it cannot be told."""
+        try:
+            number = self._call("HEAD", name, {}).headers.get(_SEQUENCE_NUMBER, "")
+        except (Refused, DeltaferryError):
+            return None
+        return int(number) if number.isdecimal() else None
+
+    # --- one call, with its retries
+
+    def _checked(self, method: str, name: str, headers: Mapping[str, str], *, into: memoryview | None = None) -> _Reply:
+        try:
+            return self._call(method, name, headers, into=into)
+        except Refused as refusal:
+            raise self._error(refusal, name) from None
+
+    def _error(self, refusal: Refused, name: str) -> DeltaferryError:
+        missing = ErrorKind.SEED_MISSING if self._role is Role.SEED else ErrorKind.STORE_OBJECT_MISSING
+        return error_of(refusal, f"{self._host}{self._path}/{name}", missing)
+
+    def _call(
+        self,
+        method: str,
+        name: str,
+        headers: Mapping[str, str],
+        *,
+        comp: str = "",
+        body: memoryview | None = None,
+        into: memoryview | None = None,
+        pacer: Pacer | None = None,
+    ) -> _Reply:
+        """Send a request until it is answered for good. Raises Refused for the service's no, or STORE_UNREACHABLE."""
+        retrying = Retrying(
+            retry=retry_if_exception(_may_pass),
+            wait=_wait,
+            stop=stop_before_delay(self._limits.retry_for_s),
+            reraise=True,
+        )
+        target = f"{self._path}/{quote(name)}?{f'comp={comp}&' if comp else ''}{self._query}"
+        try:
+            return retrying(self._attempt, method, target, headers, body, into, pacer)
+        except Unanswered as failure:
+            raise DeltaferryError(
+                ErrorKind.STORE_UNREACHABLE, f"{method} {self._host}{self._path}/{name} was not answered: {failure.reason}"
+            ) from None
+
+    def _attempt(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: memoryview | None,
+        into: memoryview | None,
+        pacer: Pacer | None,
+    ) -> _Reply:
+        if pacer is not None:
+            time.sleep(pacer.reserve(len(body) if body is not None else 0))
+        connection = self._connection()
+        complete = False
+        try:
+            size = str(len(body)) if body is not None else "0"
+            length_header = {"Content-Length": size} if method == "PUT" else {}
+            sent = True
+            try:
+                connection.request(
+                    method,
+                    target,
+                    _slices(body, paged=pacer is not None) if body is not None else None,
+                    {"x-ms-version": API_VERSION, **length_header, **headers},
+                )
+            except (BrokenPipeError, ConnectionResetError):
+                sent = False  # a server may refuse before it has read the body: its answer is still worth reading
+            response = connection.getresponse()
+            length = self._receive(response, method, into)
+            complete = sent
+        except (OSError, http.client.HTTPException) as error:
+            raise Unanswered(type(error).__name__) from None
+        finally:
+            if not complete:
+                connection.close()
+        if response.status >= HTTPStatus.BAD_REQUEST:
+            refusal = Refused(response.status, response.headers.get(ERROR_CODE_HEADER, ""), _retry_after(response.headers))
+            if pacer is not None and response.status == HTTPStatus.SERVICE_UNAVAILABLE:
+                pacer.throttled()
+            raise refusal
+        return _Reply(response.status, response.headers, length)
+
+    def _receive(self, response: http.client.HTTPResponse, method: str, into: memoryview | None) -> int:
+        """Take a reply's body; return its length."""
+        if method == "HEAD" or into is None or response.status >= HTTPStatus.BAD_REQUEST:
+            taken = 0
+            while part := response.read(SLICE_BYTES):
+                taken += len(part)
+                if taken > MIB:
+                    raise http.client.HTTPException
+            return taken
+        length = response.length
+        if length is None or length > len(into):
+            response.close()
+            raise DeltaferryError(ErrorKind.SEGMENT_DAMAGED, f"a stored object is larger than a segment can be: {length} bytes")
+        filled = 0
+        while filled < length:
+            count = response.readinto(into[filled:length])
+            if count == 0:
+                raise http.client.IncompleteRead(b"", length - filled)
+            filled += count
+        response.read()
+        return filled
+
+    def _connection(self) -> http.client.HTTPConnection:
+        """Return the calling thread's connection; `http.client` connects it again by itself after a close."""
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            if self._context is not None:
+                connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=self._limits.timeout_s, context=self._context
+                )
+            else:
+                connection = http.client.HTTPConnection(self._host, self._port, timeout=self._limits.timeout_s)
+            self._local.connection = connection
+            with self._lock:
+                self._connections.append(connection)
+        return connection
+
+
+def _slices(body: memoryview, *, paged: bool) -> Iterator[memoryview]:
+    for start in range(0, len(body), SLICE_BYTES):
+        yield body[start : start + SLICE_BYTES]
+        if paged and start == 0:
+            pass_point(KillPoint.MID_PUT_PAGE)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, Unanswered) or (isinstance(error, Refused) and error.may_pass)
+
+
+_backoff = wait_random_exponential(multiplier=0.2, max=5)
+
+
+def _wait(state: RetryCallState) -> float:
+    """Wait as long as the service says, or with growing random back-off."""
+    error = state.outcome.exception() if state.outcome is not None else None
+    if isinstance(error, Refused) and error.retry_after is not None:
+        return error.retry_after.total_seconds()
+    return _backoff(state)
+
+
+def _retry_after(headers: http.client.HTTPMessage) -> timedelta | None:
+    value = headers.get("Retry-After", "")
+    return timedelta(seconds=int(value)) if value.isdecimal() else None
+
+
+def _tls(ca_file: str | None) -> ssl.SSLContext:
+    """Return a context that verifies the server, by the given authorities or the system's."""
+    context = ssl.create_default_context(cafile=ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

@@ -1,0 +1,46 @@
+"""Numbered points at which a data process kills itself, for chaos tests.
+
+`DELTAFERRY_KILL_POINT=<name>:<n>` makes the process send itself SIGKILL at the n-th passing of the named point, counted
+from 1 over all threads. Without the variable a point costs one comparison.
+"""
+
+import os
+import signal
+import threading
+from enum import StrEnum
+
+VARIABLE = "DELTAFERRY_KILL_POINT"
+
+
+class KillPoint(StrEnum):
+    """Where a data process can be killed."""
+
+    AFTER_READ = "after-read"
+    """A segment's data was read from the source; nothing of it is stored."""
+    AFTER_PUT = "after-put"
+    """A segment was stored; nobody was told."""
+    MID_PUT_PAGE = "mid-put-page"
+    """The first slice of a Put Page's body was sent."""
+    BEFORE_OUTCOME = "before-outcome"
+    """Everything was done; the outcome was not reported."""
+
+
+def _wanted() -> tuple[KillPoint, int] | None:
+    name, _, count = os.environ.get(VARIABLE, "").partition(":")
+    return (KillPoint(name), int(count)) if name else None
+
+
+_target = _wanted()
+_lock = threading.Lock()
+_passed = 0
+
+
+def pass_point(point: KillPoint) -> None:
+    """Die here if this is the passing that was asked for."""
+    global _passed
+    if _target is None or point is not _target[0]:
+        return
+    with _lock:
+        _passed += 1
+        if _passed == _target[1]:
+            os.kill(os.getpid(), signal.SIGKILL)

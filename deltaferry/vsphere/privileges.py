@@ -1,0 +1,41 @@
+"""Which vSphere privileges the adapter needs, from pyVmomi's own declaration of each method, and which are missing."""
+
+from deltaferry.vsphere.locating import locate
+from deltaferry.vsphere.session import Session
+from deltaferry.vsphere.vocabulary import vim
+
+_METHODS = (
+    vim.VirtualMachine.CreateSnapshotEx,
+    vim.vm.Snapshot.Remove,
+    vim.VirtualMachine.ConsolidateDisks,
+    vim.VirtualMachine.QueryChangedDiskAreas,
+    vim.VirtualMachine.ShutdownGuest,
+    vim.VirtualMachine.PowerOff,
+    vim.VirtualMachine.PowerOn,
+)
+"""The methods called on a VM that a privilege protects; reading properties needs `System.Read` alone."""
+
+_BY_EFFECT = (
+    "System.Read",
+    "VirtualMachine.Config.ChangeTracking",
+    "VirtualMachine.Config.DiskLease",
+    "VirtualMachine.Config.AdvancedConfig",
+    "VirtualMachine.Config.Annotation",
+    "VirtualMachine.Config.EditDevice",
+)
+"""What no method declares: ReconfigVM is checked by what it changes, and VDDK takes a lease on the disks that it reads."""
+
+
+def required_privileges() -> tuple[str, ...]:
+    """Return the ids of all privileges that replication and migration need on a VM."""
+    declared = {str(method.info.privId) for method in _METHODS if method.info.privId}
+    return tuple(sorted(declared.union(_BY_EFFECT)))
+
+
+def missing_privileges(session: Session, instance_uuid: str) -> tuple[str, ...]:
+    """Return the ids of the privileges that the session's user lacks on a VM."""
+    wanted = required_privileges()
+    vm = locate(session, instance_uuid)
+    answers = session.content().authorizationManager.HasPrivilegeOnEntities([vm], session.key, list(wanted))
+    granted = {item.privId for answer in answers or () for item in answer.privAvailability or () if item.isGranted}
+    return tuple(privilege for privilege in wanted if privilege not in granted)

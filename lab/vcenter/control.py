@@ -1,0 +1,291 @@
+"""The typed client of the lab vCenter's control port, for tests and the demo."""
+
+import http.client
+import json
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter
+
+from lab.vcenter.faults import FaultName, FaultRequest
+from lab.vcenter.inventory_file import DiskSpec, VmSpec
+from lab.vcenter.tracking import StarAnswer
+
+_TIMEOUT_S = 120.0
+
+
+class ControlRefusedError(Exception):
+    """The control port refused a request; the message is its reason."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"{status}: {message}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """A disk as it is now."""
+
+    key: int
+    label: str
+    capacity_bytes: int
+    file_name: str
+    tracking_uuid: str | None
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotState:
+    """A snapshot."""
+
+    moref: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NicState:
+    """A network adapter."""
+
+    key: int
+    network: str
+    connected: bool
+    start_connected: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VmState:
+    """A VM as it is now, also what no vSphere API tells."""
+
+    moref: str
+    name: str
+    instance_uuid: str
+    host: str
+    power: str
+    annotation: str
+    change_tracking: bool
+    consolidation_needed: bool
+    extra_config: Mapping[str, str]
+    snapshots: tuple[SnapshotState, ...]
+    disks: tuple[DiskState, ...]
+    nics: tuple[NicState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """An open NBD connection."""
+
+    export: str
+    bytes_read: int
+    uses_nfc_budget: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """An ESXi host's NBD server."""
+
+    name: str
+    nbd_port: int
+    refused_for_budget: int
+    connections: tuple[ConnectionState, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DatastoreState:
+    """A datastore's room."""
+
+    name: str
+    capacity_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class VcenterState:
+    """Everything."""
+
+    sessions: int
+    vms: tuple[VmState, ...]
+    datastores: tuple[DatastoreState, ...]
+    hosts: tuple[HostState, ...]
+
+    def vm(self, name: str) -> VmState:
+        """Return the first VM of a name. Raises LookupError."""
+        for vm in self.vms:
+            if vm.name == name:
+                return vm
+        raise LookupError(f"the lab has no VM called {name}")
+
+
+_STATE = TypeAdapter(VcenterState)
+_VM_STATE = TypeAdapter(VmState)
+
+
+class VcenterControl:
+    """Asks for faults, acts as an administrator or as bad luck, and reads state. Safe to use from several threads.
+
+    Every method raises ControlRefusedError for what cannot be done, OSError if the port does not answer.
+    """
+
+    def __init__(self, base_url: str, token: str) -> None:
+        self._address = urlsplit(base_url).netloc
+        self._token = token
+
+    def __repr__(self) -> str:
+        return f"VcenterControl({self._address})"
+
+    def call(self, verb: str, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """Send one request and return its JSON answer."""
+        connection = http.client.HTTPConnection(self._address, timeout=_TIMEOUT_S)
+        try:
+            headers = {"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"}
+            connection.request(verb, path, json.dumps(dict(body or {})).encode(), headers)
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+            if response.status != 200:
+                raise ControlRefusedError(response.status, str(answer.get("error", "")))
+            return answer
+        finally:
+            connection.close()
+
+    # --- reading ---
+
+    def state(self) -> VcenterState:
+        """Return everything that the lab shows."""
+        return _STATE.validate_python(self.call("GET", "/state"))
+
+    def vm(self, name: str) -> VmState:
+        """Return the first VM of a name. Raises LookupError."""
+        return self.state().vm(name)
+
+    def calls(self) -> Mapping[str, int]:
+        """Return how often each SOAP method was called, by WSDL name."""
+        return TypeAdapter(dict[str, int]).validate_python(self.call("GET", "/calls"))
+
+    def digest(self, vm: str, key: int) -> str:
+        """Return the BLAKE3 digest of a disk's present content."""
+        return str(self.call("GET", f"/vms/{vm}/disks/{key}/digest")["blake3"])
+
+    def dump(self, vm: str, key: int, path: Path, snapshot: str | None = None) -> None:
+        """Write a disk's present content, or a snapshot's, as a sparse raw file."""
+        self.call("POST", f"/vms/{vm}/disks/{key}/dump", {"path": str(path.absolute()), "snapshot": snapshot})
+
+    # --- settings and faults ---
+
+    def set_times(self, **seconds: float) -> None:
+        """Change times; see `lab.vcenter.settings.Times`."""
+        self.call("POST", "/times", seconds)
+
+    def ask(self, request: FaultRequest) -> None:
+        """Ask for a fault."""
+        self.call("POST", "/faults", asdict(request))
+
+    def clear_faults(self, name: FaultName | None = None) -> None:
+        """Forget all faults, or those of a name."""
+        self.call("DELETE", "/faults", {"name": name})
+
+    def deny(self, privileges: tuple[str, ...] = (), properties: tuple[str, ...] = ()) -> None:
+        """Replace the privileges that nobody has and the property paths that nobody can read."""
+        self.call("POST", "/denials", {"privileges": privileges, "properties": properties})
+
+    def limit_pages(self, areas: int) -> None:
+        """Set how many areas a page of QueryChangedDiskAreas has at most."""
+        self.call("POST", "/answers", {"page_limit_areas": areas})
+
+    def set_tracking(
+        self,
+        vm: str,
+        *,
+        keys: tuple[int, ...] | None = None,
+        reset: bool = False,
+        page_cover_bytes: int | None = None,
+        reverse_areas: bool = False,
+        star: StarAnswer = StarAnswer.ALLOCATED,
+        corrupt: bool = False,
+    ) -> None:
+        """Set how disks answer QueryChangedDiskAreas; with `reset` their tracking UUID changes at once."""
+        body = {
+            "keys": keys,
+            "reset": reset,
+            "page_cover_bytes": page_cover_bytes,
+            "reverse_areas": reverse_areas,
+            "star": star,
+            "corrupt": corrupt,
+        }
+        self.call("POST", f"/vms/{vm}/tracking", body)
+
+    def set_nbd(self, host: str, **settings: int | float | bool | str) -> None:
+        """Set limits and faults of a host's NBD server; see `ControlActions.set_nbd` for the names."""
+        self.call("POST", f"/hosts/{host}/nbd", settings)
+
+    def clear_nbd(self, host: str) -> None:
+        """Forget the faults of a host's NBD server."""
+        self.call("DELETE", f"/hosts/{host}/nbd")
+
+    def expire_sessions(self) -> int:
+        """End all sessions; return how many there were."""
+        return int(self.call("POST", "/sessions/expire")["ended"])
+
+    def be_unreachable(self, seconds: float) -> None:
+        """Let the SOAP port drop and refuse connections for a while."""
+        self.call("POST", "/unreachable", {"seconds": seconds})
+
+    # --- an administrator, or bad luck ---
+
+    def add_vm(self, spec: VmSpec) -> VmState:
+        """Make a VM."""
+        return _VM_STATE.validate_python(self.call("POST", "/vms", TypeAdapter(VmSpec).dump_python(spec, mode="json")))
+
+    def move(self, vm: str, host: str) -> None:
+        """Move a VM to another host."""
+        self.call("POST", f"/vms/{vm}/move", {"host": host})
+
+    def power_on(self, vm: str) -> None:
+        """Power a VM on."""
+        self.call("POST", f"/vms/{vm}/power-on")
+
+    def power_off(self, vm: str, *, reset_tracking: bool = False) -> None:
+        """Let a VM lose power at once; with `reset_tracking` change tracking begins anew."""
+        self.call("POST", f"/vms/{vm}/power-off", {"reset_tracking": reset_tracking})
+
+    def set_tools(self, vm: str, *, installed: bool) -> None:
+        """Give a guest VMware Tools, or take them away."""
+        self.call("POST", f"/vms/{vm}/tools", {"installed": installed})
+
+    def lock_consolidation(self, vm: str, *, locked: bool) -> None:
+        """Let consolidations of a VM fail until it is unlocked."""
+        self.call("POST", f"/vms/{vm}/consolidation-lock", {"locked": locked})
+
+    def take_snapshot(self, vm: str, name: str) -> str:
+        """Take a snapshot as another product would; return its moref."""
+        return str(self.call("POST", f"/vms/{vm}/snapshots", {"name": name})["moref"])
+
+    def remove_snapshot(self, vm: str, snapshot: str, *, children: bool = False) -> None:
+        """Remove a snapshot and merge."""
+        self.call("DELETE", f"/vms/{vm}/snapshots/{snapshot}", {"children": children})
+
+    def revert(self, vm: str, snapshot: str) -> None:
+        """Revert a VM to a snapshot."""
+        self.call("POST", f"/vms/{vm}/snapshots/{snapshot}/revert")
+
+    def add_disk(self, vm: str, spec: DiskSpec) -> int:
+        """Attach a new disk; return its key."""
+        return int(self.call("POST", f"/vms/{vm}/disks", TypeAdapter(DiskSpec).dump_python(spec, mode="json"))["key"])
+
+    def remove_disk(self, vm: str, key: int) -> None:
+        """Detach a disk and delete it."""
+        self.call("DELETE", f"/vms/{vm}/disks/{key}")
+
+    def grow_disk(self, vm: str, key: int, capacity_bytes: int) -> None:
+        """Make a disk larger."""
+        self.call("POST", f"/vms/{vm}/disks/{key}/grow", {"capacity_bytes": capacity_bytes})
+
+    def write(self, vm: str, key: int, offset: int, data: bytes) -> None:
+        """Write to a disk as the guest would; at most about half a MiB."""
+        self.call("POST", f"/vms/{vm}/disks/{key}/write", {"offset": offset, "data": b64encode(data).decode()})
+
+    def fill_datastore(self, name: str, free_bytes: int | None) -> None:
+        """Let a datastore have this much room; None takes the filler away."""
+        self.call("POST", f"/datastores/{name}/fill", {"free_bytes": free_bytes})

@@ -1,0 +1,100 @@
+"""Faults of an NBD server that tests ask for: refusals, cuts, delays, bad ranges, replies out of order."""
+
+import threading
+from dataclasses import dataclass
+
+from lab.vcenter.nbd_protocol import WireError
+
+
+@dataclass(slots=True)
+class _Cut:
+    after_bytes: int
+    left_bytes: int
+    times: int
+
+
+@dataclass(slots=True)
+class _BadRange:
+    offset: int
+    end: int
+    error: WireError
+    times: int | None
+    export: str
+
+
+class NbdFaults:
+    """What one server does wrong on purpose; changeable while it serves. Faults are for snapshot and guest exports alike."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._refusals = 0
+        self._cut: _Cut | None = None
+        self._bad_ranges: list[_BadRange] = []
+        self.delay_s = 0.0
+        """Every read waits this long before it is answered; its connection's later requests wait too."""
+        self.reorder_replies = False
+        """Requests that are pending together are answered last come, first served."""
+
+    def refuse_next(self, count: int = 1) -> None:
+        """Close the next connections as soon as they are made."""
+        with self._lock:
+            self._refusals = count
+
+    def cut_after(self, payload_bytes: int, times: int = 1) -> None:
+        """Reset the connection that sends this many more bytes of read data, all connections together; then begin anew."""
+        with self._lock:
+            self._cut = _Cut(payload_bytes, payload_bytes, times)
+
+    def fail_range(
+        self, offset: int, length: int, *, error: WireError = WireError.EIO, times: int | None = None, export: str = ""
+    ) -> None:
+        """Answer reads that touch a range with an error, always or so many times, on exports whose names begin with `export`."""
+        with self._lock:
+            self._bad_ranges.append(_BadRange(offset, offset + length, error, times, export))
+
+    def clear(self) -> None:
+        """Serve faultlessly again."""
+        with self._lock:
+            self._refusals = 0
+            self._cut = None
+            self._bad_ranges.clear()
+            self.delay_s = 0.0
+            self.reorder_replies = False
+
+    def take_refusal(self) -> bool:
+        """Return whether a connection that was just made is to be refused."""
+        with self._lock:
+            if self._refusals == 0:
+                return False
+            self._refusals -= 1
+            return True
+
+    def take_error(self, export: str, offset: int, length: int) -> WireError | None:
+        """Return the error that a read is to be answered with."""
+        if not self._bad_ranges:
+            return None
+        with self._lock:
+            for bad in self._bad_ranges:
+                if bad.offset < offset + length and offset < bad.end and export.startswith(bad.export) and bad.times != 0:
+                    if bad.times is not None:
+                        bad.times -= 1
+                    return bad.error
+        return None
+
+    def take_cut(self, length: int) -> int | None:
+        """Count read data about to be sent; return how much of it may go out before the cut, None for all of it."""
+        if self._cut is None:
+            return None
+        with self._lock:
+            cut = self._cut
+            if cut is None:
+                return None
+            if length < cut.left_bytes:
+                cut.left_bytes -= length
+                return None
+            allowed = cut.left_bytes
+            cut.times -= 1
+            cut.left_bytes = cut.after_bytes
+            if cut.times == 0:
+                self._cut = None
+            return allowed

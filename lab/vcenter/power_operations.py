@@ -1,0 +1,83 @@
+"""Power of a VM: on, off, reset, and the guest's own shutdown."""
+
+import threading
+from collections.abc import Callable
+
+from lab.vcenter.faults import FaultName
+from lab.vcenter.virtual_machine import VirtualMachine
+from lab.vcenter.vocabulary import vim
+from lab.vcenter.world import World, now
+
+
+class PowerOperations:
+    """Switches VMs; `on_power_off` is told of every VM that went off, to cut what its guest had open."""
+
+    def __init__(self, world: World, on_power_off: Callable[[VirtualMachine], None], is_held: Callable[[VirtualMachine], bool]) -> None:
+        self._world = world
+        self._on_power_off = on_power_off
+        self._is_held = is_held
+
+    def power_on(self, vm: VirtualMachine) -> None:
+        """Power on, in a task. Raises InvalidPowerState, and FileLocked while somebody holds the present disks open."""
+        check_power(vm, "poweredOn", wanted_now="poweredOff")
+        self._world.pause(self._world.times.power_s)
+        if self._is_held(vm):
+            raise vim.fault.FileLocked(file=f"[{vm.home.name}] {vm.home_folder}", msg="Failed to lock the file")
+        with self._world.lock:
+            for attached in vm.disks.values():
+                attached.disk.on_power_on()
+            for nic in vm.nics.values():
+                nic.connected = nic.start_connected
+            vm.power = "poweredOn"
+            vm.boot_time = now()
+            self._world.changed()
+
+    def power_off(self, vm: VirtualMachine) -> None:
+        """Pull the plug, in a task. Raises InvalidPowerState."""
+        check_power(vm, "poweredOff", wanted_now="poweredOn")
+        self._world.pause(self._world.times.power_s)
+        self.stop(vm, hard=True)
+
+    def reset(self, vm: VirtualMachine) -> None:
+        """Reset, in a task: the VM stays on. Raises InvalidPowerState."""
+        check_power(vm, "poweredOn", wanted_now="poweredOn")
+        self._world.pause(self._world.times.power_s)
+        with self._world.lock:
+            vm.boot_time = now()
+            self._world.changed()
+
+    def shut_down_guest(self, vm: VirtualMachine) -> None:
+        """Ask the guest to shut down and return; it goes off later. Raises InvalidPowerState, ToolsUnavailable."""
+        check_power(vm, "poweredOff", wanted_now="poweredOn")
+        if not vm.tools_running:
+            raise vim.fault.ToolsUnavailable(msg="Cannot complete operation because VMware Tools is not running.")
+        if self._world.faults.take(FaultName.SHUTDOWN_NEVER_FINISHES, vm=vm.moref):
+            return
+        threading.Thread(target=self._shut_down, args=(vm,), name=f"shutdown {vm.moref}", daemon=True).start()
+
+    def _shut_down(self, vm: VirtualMachine) -> None:
+        self._world.pause(self._world.times.shutdown_s)
+        if vm.running:
+            self.stop(vm, hard=False)
+
+    def stop(self, vm: VirtualMachine, *, hard: bool) -> None:
+        """Make a VM be off now."""
+        with self._world.lock:
+            vm.power, vm.boot_time = "poweredOff", None
+            vm.clean_power_off = not hard
+            reset_tracking = hard and vm.loses_tracking_at_power_off
+            vm.loses_tracking_at_power_off = False
+        self._on_power_off(vm)
+        for attached in vm.disks.values():
+            attached.disk.on_power_off(hard=hard, reset_tracking=reset_tracking)
+        self._world.changed()
+
+
+def check_power(vm: VirtualMachine, requested: str, *, wanted_now: str) -> None:
+    """Raise vim.fault.InvalidPowerState unless the VM's power is `wanted_now`."""
+    if vm.power != wanted_now:
+        raise vim.fault.InvalidPowerState(
+            requestedState=requested,
+            existingState=vm.power,
+            msg=f"The attempted operation cannot be performed in the current state ({vm.power}).",
+        )

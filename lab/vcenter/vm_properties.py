@@ -1,0 +1,334 @@
+"""How a VM and its snapshots look from outside: config, runtime, guest, summary, snapshot tree."""
+
+from datetime import UTC
+from typing import Any
+
+from lab.vcenter.virtual_machine import AttachedDisk, Nic, Snapshot, VirtualMachine
+from lab.vcenter.vmodl_values import complete
+from lab.vcenter.vocabulary import vim
+from lab.vcenter.world import data_object, now
+
+_KIB = 1024
+SCSI_CONTROLLER_KEY = 1000
+_IDE_CONTROLLER_KEY = 200
+_PCI_CONTROLLER_KEY = 100
+
+
+def publish(vm: VirtualMachine) -> None:
+    """Give a VM the readers of its properties."""
+    vm.readers.update(
+        {
+            "capability": lambda: _capability(vm),
+            "config": lambda: config(vm),
+            "runtime": lambda: runtime(vm),
+            "guest": lambda: _guest(vm),
+            "guestHeartbeatStatus": lambda: "green" if vm.tools_running else "gray",
+            "summary": lambda: _summary(vm),
+            "snapshot": lambda: _snapshot_info(vm),
+            "rootSnapshot": lambda: [root.reference for root in vm.roots],
+            "datastore": lambda: [datastore.reference for datastore in vm.datastores],
+            "network": lambda: [network.reference for network in vm.networks],
+            "resourcePool": lambda: vim.ResourcePool("resgroup-8"),
+            "layoutEx": lambda: _layout(vm),
+        }
+    )
+
+
+def publish_snapshot(snapshot: Snapshot) -> None:
+    """Give a snapshot the reader of its configuration."""
+    snapshot.readers["config"] = lambda: config(snapshot.vm, snapshot)
+
+
+# --- configuration ---
+
+
+def config(vm: VirtualMachine, snapshot: Snapshot | None = None) -> Any:
+    """Return the VM's ConfigInfo of now, or as a snapshot froze it."""
+    identity, settings = vm.identity, vm.settings
+    hardware = data_object(
+        vim.vm.VirtualHardware,
+        numCPU=identity.cpus,
+        numCoresPerSocket=1,
+        memoryMB=identity.memory_mib,
+        device=_devices(vm, snapshot),
+    )
+    return complete(
+        data_object(
+            vim.vm.ConfigInfo,
+            changeVersion=str(settings.change_version),
+            modified=vm.modified,
+            name=vm.name,
+            guestFullName=identity.guest_full_name,
+            version=f"vmx-{identity.hardware_version:02d}",
+            uuid=identity.bios_uuid,
+            instanceUuid=identity.instance_uuid,
+            template=False,
+            guestId=identity.guest_id,
+            alternateGuestName="",
+            annotation=settings.annotation or None,
+            files=_files(vm),
+            hardware=hardware,
+            extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in extra_config(vm).items()],
+            changeTrackingEnabled=settings.change_tracking,
+            firmware=identity.firmware,
+        )
+    )
+
+
+def extra_config(vm: VirtualMachine) -> dict[str, str]:
+    """Return the VM's extraConfig with the per-disk change tracking entries that vSphere itself writes."""
+    entries = dict(vm.settings.extra_config)
+    if vm.settings.change_tracking:
+        entries["ctkEnabled"] = "TRUE"
+        for attached in vm.disks.values():
+            entries[f"scsi0:{attached.unit_number}.ctkEnabled"] = "TRUE"
+    return entries
+
+
+def _files(vm: VirtualMachine) -> Any:
+    folder = f"[{vm.home.name}] {vm.home_folder}/"
+    return data_object(
+        vim.vm.FileInfo,
+        vmPathName=f"{folder}{vm.name}.vmx",
+        snapshotDirectory=folder,
+        suspendDirectory=folder,
+        logDirectory=folder,
+    )
+
+
+def _devices(vm: VirtualMachine, snapshot: Snapshot | None) -> list[Any]:
+    """Return the devices. A snapshot's disks come in another order than the VM's (facts F11): nothing may rely on it."""
+    controllers = [
+        _device(vim.vm.device.VirtualIDEController, _IDE_CONTROLLER_KEY, "IDE 0", busNumber=0),
+        _device(vim.vm.device.VirtualPCIController, _PCI_CONTROLLER_KEY, "PCI controller 0", busNumber=0),
+        _device(
+            vim.vm.device.ParaVirtualSCSIController,
+            SCSI_CONTROLLER_KEY,
+            "SCSI controller 0",
+            busNumber=0,
+            hotAddRemove=True,
+            sharedBus="noSharing",
+            scsiCtlrUnitNumber=7,
+            controllerKey=_PCI_CONTROLLER_KEY,
+            unitNumber=3,
+        ),
+    ]
+    if snapshot is None:
+        disks = [
+            _disk(item, item.disk.file_name, item.disk.capacity_bytes, None)
+            for item in vm.disks.values()
+        ]
+        return [*controllers, *disks, *(_nic(nic) for nic in vm.nics.values())]
+    frozen = [
+        _disk(
+            item.attached,
+            item.frozen.file_name,
+            item.frozen.capacity_bytes,
+            item.frozen.change_id,
+        )
+        for item in reversed(snapshot.disks.values())
+    ]
+    return [*controllers, *(_nic(nic) for nic in snapshot.nics), *frozen]
+
+
+def _device(kind: Any, key: int, label: str, **values: Any) -> Any:
+    made = data_object(kind, key=key, **values)
+    made.deviceInfo = vim.Description(label=label, summary=label)
+    return made
+
+
+def _disk(attached: AttachedDisk, file_name: str, capacity_bytes: int, change_id: str | None) -> Any:
+    backing = data_object(
+        vim.vm.device.VirtualDisk.FlatVer2BackingInfo,
+        fileName=attached.backing_name(file_name),
+        datastore=attached.datastore.reference,
+        diskMode=attached.mode,
+        thinProvisioned=True,
+        uuid=attached.disk.uuid,
+        changeId=change_id,
+        sharing="sharingNone",
+    )
+    if attached.is_delta(file_name):
+        backing.deltaDiskFormat = "redoLogFormat"
+        backing.parent = data_object(
+            vim.vm.device.VirtualDisk.FlatVer2BackingInfo,
+            fileName=attached.backing_name(f"{attached.stem}.vmdk"),
+            datastore=attached.datastore.reference,
+            diskMode=attached.mode,
+            thinProvisioned=True,
+            uuid=attached.disk.uuid,
+        )
+    return _device(
+        vim.vm.device.VirtualDisk,
+        attached.key,
+        attached.label,
+        backing=backing,
+        controllerKey=SCSI_CONTROLLER_KEY,
+        unitNumber=attached.unit_number,
+        capacityInKB=capacity_bytes // _KIB,
+        capacityInBytes=capacity_bytes,
+        diskObjectId=f"1-{attached.key}",
+    )
+
+
+def _nic(nic: Nic) -> Any:
+    return _device(
+        vim.vm.device.VirtualVmxnet3,
+        nic.key,
+        nic.label,
+        backing=data_object(
+            vim.vm.device.VirtualEthernetCard.NetworkBackingInfo, deviceName=nic.network.name, network=nic.network.reference
+        ),
+        connectable=vim.vm.device.VirtualDevice.ConnectInfo(
+            startConnected=nic.start_connected, allowGuestControl=True, connected=nic.connected, status="ok"
+        ),
+        controllerKey=_PCI_CONTROLLER_KEY,
+        unitNumber=nic.unit_number,
+        addressType="manual",
+        macAddress=nic.mac,
+        wakeOnLanEnabled=True,
+    )
+
+
+# --- state ---
+
+
+def runtime(vm: VirtualMachine) -> Any:
+    """Return the VM's RuntimeInfo."""
+    return complete(
+        data_object(
+            vim.vm.RuntimeInfo,
+            host=vm.host.reference,
+            connectionState="connected",
+            powerState=vm.power,
+            faultToleranceState="notConfigured",
+            recordReplayState="inactive",
+            bootTime=vm.boot_time,
+            cleanPowerOff=None if vm.running else vm.clean_power_off,
+            consolidationNeeded=vm.consolidation_needed,
+        )
+    )
+
+
+def _guest(vm: VirtualMachine) -> Any:
+    return complete(
+        data_object(
+            vim.vm.GuestInfo,
+            toolsStatus="toolsOk" if vm.tools_running else ("toolsNotRunning" if vm.tools else "toolsNotInstalled"),
+            toolsVersionStatus2="guestToolsUnmanaged" if vm.tools else "guestToolsNotInstalled",
+            toolsRunningStatus="guestToolsRunning" if vm.tools_running else "guestToolsNotRunning",
+            guestId=vm.identity.guest_id if vm.tools_running else None,
+            guestFullName=vm.identity.guest_full_name if vm.tools_running else None,
+            hostName=vm.name if vm.tools_running else None,
+            guestState="running" if vm.running else "notRunning",
+        )
+    )
+
+
+def _capability(vm: VirtualMachine) -> Any:
+    return complete(
+        data_object(
+            vim.vm.Capability,
+            snapshotOperationsSupported=True,
+            multipleSnapshotsSupported=True,
+            snapshotConfigSupported=True,
+            poweredOffSnapshotsSupported=True,
+            memorySnapshotsSupported=True,
+            revertToSnapshotSupported=True,
+            quiescedSnapshotsSupported=True,
+            changeTrackingSupported=vm.identity.change_tracking_supported,
+            diskOnlySnapshotOnSuspendedVMSupported=True,
+        )
+    )
+
+
+def _summary(vm: VirtualMachine) -> Any:
+    identity = vm.identity
+    guest = data_object(
+        vim.vm.Summary.GuestSummary,
+        guestId=identity.guest_id if vm.tools_running else None,
+        guestFullName=identity.guest_full_name if vm.tools_running else None,
+        toolsRunningStatus="guestToolsRunning" if vm.tools_running else "guestToolsNotRunning",
+        hostName=vm.name if vm.tools_running else None,
+    )
+    settings = data_object(
+        vim.vm.Summary.ConfigSummary,
+        name=vm.name,
+        template=False,
+        vmPathName=f"[{vm.home.name}] {vm.home_folder}/{vm.name}.vmx",
+        memorySizeMB=identity.memory_mib,
+        numCpu=identity.cpus,
+        numEthernetCards=len(vm.nics),
+        numVirtualDisks=len(vm.disks),
+        uuid=identity.bios_uuid,
+        instanceUuid=identity.instance_uuid,
+        guestId=identity.guest_id,
+        guestFullName=identity.guest_full_name,
+        annotation=vm.settings.annotation or None,
+        hwVersion=f"vmx-{identity.hardware_version:02d}",
+    )
+    capacity = sum(attached.disk.capacity_bytes for attached in vm.disks.values())
+    return complete(
+        data_object(
+            vim.vm.Summary,
+            vm=vm.reference,
+            runtime=runtime(vm),
+            guest=guest,
+            config=settings,
+            storage=data_object(
+                vim.vm.Summary.StorageSummary, committed=capacity, uncommitted=0, unshared=capacity, timestamp=now()
+            ),
+            quickStats=data_object(vim.vm.Summary.QuickStats, guestHeartbeatStatus="green" if vm.tools_running else "gray"),
+            overallStatus="green",
+        )
+    )
+
+
+def _layout(vm: VirtualMachine) -> Any:
+    """Return the VM's files as they are in its directories now."""
+    files: list[Any] = []
+    for datastore in vm.datastores:
+        for path in sorted((datastore.directory / vm.home_folder).glob("*")):
+            kind = "diskDescriptor" if not path.stem.endswith(("-flat", "-delta")) else "diskExtent"
+            files.append(
+                data_object(
+                    vim.vm.FileLayoutEx.FileInfo,
+                    key=len(files),
+                    name=f"[{datastore.name}] {vm.home_folder}/{path.name}",
+                    type=kind,
+                    size=path.stat().st_size,
+                    accessible=True,
+                )
+            )
+    return complete(data_object(vim.vm.FileLayoutEx, file=files, timestamp=now()))
+
+
+# --- snapshots ---
+
+
+def _snapshot_info(vm: VirtualMachine) -> Any:
+    if not vm.roots:
+        return None
+    return data_object(
+        vim.vm.SnapshotInfo,
+        currentSnapshot=None if vm.current is None else vm.current.reference,
+        rootSnapshotList=[_tree(root) for root in vm.roots],
+    )
+
+
+def _tree(snapshot: Snapshot) -> Any:
+    return complete(
+        data_object(
+            vim.vm.SnapshotTree,
+            snapshot=snapshot.reference,
+            vm=snapshot.vm.reference,
+            name=snapshot.name,
+            description=snapshot.description,
+            id=snapshot.number,
+            createTime=snapshot.created_at.astimezone(UTC),
+            state=snapshot.power,
+            quiesced=snapshot.quiesced,
+            childSnapshotList=[_tree(child) for child in snapshot.children],
+            replaySupported=False,
+        )
+    )

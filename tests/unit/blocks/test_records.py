@@ -1,0 +1,245 @@
+"""Plan, sector set, manifest, granule updates and checksum map chunk: round trips, and no damaged one is taken."""
+
+from array import array
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deltaferry.blocks import checksum_map as maps
+from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest, require_same
+from deltaferry.blocks.plan import MAX_ENTRIES, decode_plan, encode_plan, make_plan, planned_segments, source_set
+from deltaferry.blocks.records import seal_record
+from deltaferry.blocks.sector_sets import SectorSet, require_equal
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.extents import Extent
+from deltaferry.model.replication import StoredSegment
+from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
+
+CAPACITY = 40 * MIB + 5 * SECTOR
+areas = st.lists(st.builds(Extent, st.integers(0, CAPACITY + MIB), st.integers(0, 9 * MIB)), max_size=20)
+small_areas = st.lists(st.builds(Extent, st.integers(0, 2 * MIB), st.integers(0, 3 * GRANULE)), max_size=30)
+
+PLAN = encode_plan(make_plan(CAPACITY, [Extent(3 * SECTOR, 9 * MIB)], [Extent(20 * MIB, 5 * MIB)]))
+SECTORS = SectorSet([Extent(0, 5 * SECTOR), Extent(99 * SECTOR, MIB)]).encode()
+MANIFEST = encode_manifest(Manifest("1-a", 2000, 7, (StoredSegment(7, bytes(32), 9), StoredSegment(8, b"d" * 32, 99))))
+UPDATES = maps.encode_updates(maps.GranuleUpdates(b"z" * 16, array("Q", [1, 5]), b"a" * 16 + b"b" * 16, ((8, 3), (20, 1))))
+CHUNK = maps.encode_chunk(maps.ChecksumChunk(3, bytes(range(48))))
+
+RECORDS: dict[str, tuple[bytes, Callable[[bytes], object], ErrorKind]] = {
+    "plan": (PLAN, decode_plan, ErrorKind.SEGMENT_DAMAGED),
+    "planned segments": (PLAN, planned_segments, ErrorKind.SEGMENT_DAMAGED),
+    "sector set": (SECTORS, SectorSet.decode, ErrorKind.COVERAGE_MISMATCH),
+    "manifest": (MANIFEST, decode_manifest, ErrorKind.MANIFEST_MISMATCH),
+    "granule updates": (UPDATES, maps.decode_updates, ErrorKind.CHECKSUM_MISMATCH),
+    "checksum map chunk": (CHUNK, lambda data: maps.decode_chunk(data, 3), ErrorKind.CHECKSUM_MISMATCH),
+}
+
+
+def assert_refused(decode: Callable[[bytes], object], data: bytes, kind: ErrorKind) -> None:
+    with pytest.raises(DeltaferryError) as caught:
+        decode(data)
+    assert caught.value.kind is kind
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_flipped_bit_anywhere_is_refused(name: str) -> None:
+    data, decode, kind = RECORDS[name]
+    decode(data)
+    for position in range(len(data)):
+        for bit in (1, 128):
+            assert_refused(decode, data[:position] + bytes([data[position] ^ bit]) + data[position + 1 :], kind)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_a_record_cut_off_or_extended_is_refused(name: str) -> None:
+    data, decode, kind = RECORDS[name]
+    for length in range(len(data)):
+        assert_refused(decode, data[:length], kind)
+    assert_refused(decode, data + b"\0", kind)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+def test_one_kind_of_record_is_not_taken_for_another(name: str) -> None:
+    data, decode, kind = RECORDS[name]
+    for other, _, _ in RECORDS.values():
+        if other is not data:
+            assert_refused(decode, other, kind)
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@given(body=st.binary(max_size=200))
+@settings(max_examples=60)
+def test_a_well_sealed_record_of_nonsense_is_refused_or_decodes_without_any_other_error(name: str, body: bytes) -> None:
+    data, decode, kind = RECORDS[name]
+    try:
+        decode(seal_record(data[:4], 1, body))
+    except DeltaferryError as error:
+        assert error.kind is kind
+
+
+@given(areas, areas)
+@settings(max_examples=60)
+def test_a_plan_covers_its_areas_exactly_and_round_trips(data: list[Extent], holes: list[Extent]) -> None:
+    plan = make_plan(CAPACITY, data, holes)
+    assert decode_plan(encode_plan(plan)) == plan
+    assert planned_segments(encode_plan(plan)) == plan.segments
+    entries = [entry for number in range(plan.segments) for entry in plan.segment(number)]
+    assert [entry.extent for entry in entries] == sorted(entry.extent for entry in entries)
+    expected, read = SectorSet(), SectorSet()
+    for extent in data:
+        end = min(-(-extent.end_bytes // SECTOR) * SECTOR, CAPACITY)
+        start = extent.offset_bytes // SECTOR * SECTOR
+        if start < end and extent.length_bytes:
+            read.add(Extent(start, end - start))
+    for extent in holes:
+        end = min(-(-extent.end_bytes // SECTOR) * SECTOR, CAPACITY)
+        start = extent.offset_bytes // SECTOR * SECTOR
+        if start < end and extent.length_bytes:
+            expected.add(Extent(start, end - start))
+    expected.update(read)
+    assert SectorSet(entry.extent for entry in entries if not entry.hole) == read
+    assert source_set(plan) == expected
+    assert plan.data_bytes == read.size_bytes
+    assert plan.covered_bytes == expected.size_bytes
+    parts = SectorSet()
+    for number in range(plan.segments):
+        part = source_set(plan, number, number + 1)
+        assert len(part) and len(part) == sum(entry.extent.length_bytes for entry in plan.segment(number)) // SECTOR
+        parts.update(part)
+        assert plan.segment_data_bytes(number) <= BLOCK
+        assert all(
+            entry.hole or entry.extent.offset_bytes // BLOCK == (entry.extent.end_bytes - 1) // BLOCK for entry in plan.segment(number)
+        )
+    assert parts == expected
+
+
+def test_a_segment_holds_at_most_4096_pieces() -> None:
+    plan = make_plan(CAPACITY, [Extent(index * 2 * SECTOR, SECTOR) for index in range(10_000)], [])
+    assert [len(plan.segment(number)) for number in range(plan.segments)] == [4096, 4096, 10_000 - 2 * 4096]
+    assert MAX_ENTRIES == 4096
+
+
+def test_a_plan_is_cut_by_offset_alone() -> None:
+    pieces = [Extent(index * GRANULE * 2, GRANULE) for index in range(300)]
+    assert make_plan(CAPACITY, pieces, []) == make_plan(CAPACITY, list(reversed(pieces)) + pieces[:9], [])
+
+
+def test_a_hole_of_any_length_costs_no_room() -> None:
+    plan = make_plan(1 << 40, [Extent(0, MIB), Extent((1 << 40) - MIB, MIB)], [Extent(MIB, (1 << 40) - 2 * MIB)])
+    assert (plan.segments, plan.data_bytes, plan.covered_bytes) == (1, 2 * MIB, 1 << 40)
+
+
+@given(small_areas, small_areas)
+def test_sector_sets_round_trip_and_compare_like_sets(first: list[Extent], second: list[Extent]) -> None:
+    one, two = (
+        SectorSet(Extent(extent.offset_bytes // SECTOR * SECTOR, extent.length_bytes // SECTOR * SECTOR) for extent in extents)
+        for extents in (first, second)
+    )
+    plain = [{sector for extent in part.extents() for sector in range(extent.offset_bytes, extent.end_bytes, SECTOR)} for part in (one, two)]
+    decoded = SectorSet.decode(one.encode())
+    assert decoded == one and list(decoded.extents()) == list(one.extents())
+    assert len(one) == len(plain[0])
+    assert (one == two) == (plain[0] == plain[1])
+    assert len(one.difference(two)) == len(plain[0] - plain[1])
+
+
+def test_a_coverage_mismatch_says_how_much_and_where() -> None:
+    require_equal(SectorSet.decode(SECTORS), SectorSet.decode(SECTORS), "disk 2000")
+    with pytest.raises(DeltaferryError) as caught:
+        require_equal(SectorSet([Extent(0, 10 * SECTOR)]), SectorSet([Extent(2 * SECTOR, 12 * SECTOR)]), "disk 2000")
+    assert caught.value.kind is ErrorKind.COVERAGE_MISMATCH
+    assert "2 sectors were not covered (first sector+count: 0+2), 4 were covered without need" in caught.value.detail
+
+
+def test_a_sector_set_takes_whole_sectors_only() -> None:
+    with pytest.raises(ValueError, match="whole sectors"):
+        SectorSet([Extent(1, SECTOR)])
+
+
+def test_a_set_beyond_two_tebibytes_is_exact() -> None:
+    far = SectorSet([Extent(7 << 40, SECTOR), Extent((7 << 40) + 2 * SECTOR, 1 << 40)])
+    assert list(SectorSet.decode(far.encode()).extents()) == [Extent(7 << 40, SECTOR), Extent((7 << 40) + 2 * SECTOR, 1 << 40)]
+
+
+@given(st.integers(0, 1 << 40), st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 5_000_000)), max_size=20))
+def test_manifests_round_trip(first: int, objects: list[tuple[bytes, int]]) -> None:
+    segments = tuple(StoredSegment(first + index, digest, size) for index, (digest, size) in enumerate(objects))
+    manifest = Manifest("12-ab", 2001, first, segments)
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    assert manifest.next_segment == first + len(segments)
+
+
+def test_a_manifest_has_no_gaps() -> None:
+    with pytest.raises(ValueError, match="gaps"):
+        encode_manifest(Manifest("1-a", 1, 0, (StoredSegment(1, bytes(32), 1),)))
+
+
+def test_objects_that_differ_from_the_manifest_are_named() -> None:
+    listed = decode_manifest(MANIFEST).segments
+    require_same(listed, listed, "disk 2000")
+    for applied in (listed[:1], (listed[0], StoredSegment(8, b"e" * 32, 99)), ()):
+        with pytest.raises(DeltaferryError) as caught:
+            require_same(listed, applied, "disk 2000")
+        assert caught.value.kind is ErrorKind.MANIFEST_MISMATCH
+
+
+granule = st.integers(0, 3 * maps.CHUNK_GRANULES)
+
+
+@given(
+    st.dictionaries(granule, st.binary(min_size=16, max_size=16), max_size=30),
+    st.lists(st.tuples(granule, st.integers(1, 100_000)), max_size=5),
+)
+@settings(max_examples=40)
+def test_granule_updates_round_trip_and_merge_granule_by_granule(checksums: dict[int, bytes], runs: list[tuple[int, int]]) -> None:
+    capacity = 4 * maps.CHUNK_GRANULES * GRANULE - 5 * GRANULE - SECTOR
+    zero = b"0" * 16
+    recorder = maps.GranuleRecorder(zero)
+    for first, count in runs:
+        recorder.add_zeros(first, count)
+    for index, checksum in checksums.items():
+        recorder.add(index, checksum)
+    updates = recorder.build()
+    assert maps.decode_updates(maps.encode_updates(updates)) == updates
+    touched = {index // maps.CHUNK_GRANULES for index in checksums}
+    touched |= {index // maps.CHUNK_GRANULES for first, count in runs for index in (*range(first, first + count, 50_000), first + count - 1)}
+    assert set(updates.chunk_numbers()) == touched
+    number = 1
+    before = maps.empty_chunk(number, capacity)
+    after = maps.merge(before, updates)
+    assert maps.decode_chunk(maps.encode_chunk(after), number) == after
+    start = number * maps.CHUNK_GRANULES
+    interesting = {index for index in checksums if start <= index < start + maps.CHUNK_GRANULES}
+    interesting |= {index for run in runs for index in (run[0] - 1, run[0], sum(run) - 1, sum(run)) if start <= index < start + maps.CHUNK_GRANULES}
+    for index in interesting:
+        zeroed = any(first <= index < first + count for first, count in runs)
+        expected = checksums.get(index, zero if zeroed else maps.UNKNOWN)
+        assert after.checksums[(index - start) * 16 : (index - start + 1) * 16] == expected
+
+
+def test_two_segments_cannot_disagree_about_a_granule() -> None:
+    recorder = maps.GranuleRecorder(bytes(16))
+    recorder.add(1, b"a" * 16)
+    recorder.add(1, b"a" * 16)
+    with pytest.raises(DeltaferryError) as caught:
+        recorder.add(1, b"b" * 16)
+    assert caught.value.kind is ErrorKind.CHECKSUM_MISMATCH
+
+
+def test_updates_of_several_chunks_combine() -> None:
+    updates = maps.decode_updates(UPDATES)
+    other = maps.GranuleUpdates(b"z" * 16, array("Q", [2]), b"c" * 16, ((11, 4),))
+    both = maps.combine((updates, other), b"z" * 16)
+    assert list(both.indices) == [1, 2, 5]
+    assert both.zero_runs == ((8, 7), (20, 1))
+
+
+def test_the_last_chunk_of_a_map_is_as_short_as_the_disk() -> None:
+    capacity = maps.CHUNK_GRANULES * GRANULE + GRANULE + SECTOR
+    assert [len(maps.empty_chunk(number, capacity).checksums) // 16 for number in range(2)] == [maps.CHUNK_GRANULES, 2]
+
+
+def test_a_chunk_of_another_number_is_refused() -> None:
+    assert_refused(lambda data: maps.decode_chunk(data, 4), CHUNK, ErrorKind.CHECKSUM_MISMATCH)

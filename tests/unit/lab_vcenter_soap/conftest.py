@@ -1,0 +1,34 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.unit.lab_vcenter_soap.running import Lab, running_lab
+
+
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Iterator[Lab]:
+    """One vCenter for a module's tests; each leaves no fault, denial, snapshot or tracking behind."""
+    yield shared_lab
+    control = shared_lab.control
+    control.clear_faults()
+    control.deny()
+    control.limit_pages(2000)
+    for vm in control.state().vms:
+        control.lock_consolidation(vm.moref, locked=False)
+        control.set_tracking(vm.moref)
+        for snapshot in reversed(vm.snapshots):
+            control.remove_snapshot(vm.moref, snapshot.moref)
+
+
+@pytest.fixture
+def fresh_lab(tmp_path: Path) -> Iterator[Lab]:
+    """A vCenter of one's own, for a test that leaves it changed."""
+    with running_lab(tmp_path) as lab:
+        yield lab

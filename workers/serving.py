@@ -1,0 +1,201 @@
+"""The three worker roles as processes: what each one serves, and how it starts and ends."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+from temporalio import activity, workflow
+from temporalio.client import Client
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.service import RPCError
+from temporalio.worker import Worker, WorkerDeploymentConfig
+
+from activities.apply import Apply
+from activities.archive import Archive
+from activities.cleanup import SourceCleanup, TargetCleanup
+from activities.prerequisites import SourceChecks, TargetChecks
+from activities.site import SiteActivities
+from activities.snapshots import Snapshots
+from activities.source_power import SourcePower
+from activities.target_vm import TargetVmActivities
+from activities.transfer import Transfer
+from activities.verification import Verification
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from workers.settings import Settings
+from workers.wiring import build_site, build_target, site_profile
+from workflows import names
+from workflows.plugin import plugin
+from workflows.register import WORKFLOWS
+
+_LOG = logging.getLogger(__name__)
+
+_VSPHERE_THREADS = 24
+_DISKS_PER_APPLIANCE = 52
+"""The physical backstop of an appliance (spec §3); the arbiter grants less."""
+_TARGET_THREADS = 24
+_GRACE = timedelta(seconds=20)
+_BEAT_AT_MOST_EVERY = timedelta(seconds=5)
+
+
+class Role(StrEnum):
+    """What a worker process is for."""
+
+    CONTROL = "control"
+    SOURCE = "source"
+    TARGET = "target"
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """One task queue that a process serves."""
+
+    queue: str
+    activities: Sequence[Callable[..., Any]]
+    threads: int
+    workflows: Sequence[type] = ()
+
+
+def control_queues(settings: Settings) -> list[Serving]:
+    """Return what a control worker serves: all workflows, and light activities."""
+    site = SiteActivities({name: site_profile(settings, name) for name in settings.sites})
+    return [Serving(names.CONTROL_QUEUE, [site.describe_site], 8, WORKFLOWS)]
+
+
+def source_queues(settings: Settings, closers: list[Callable[[], None]], only_transfer: str | None = None) -> list[Serving]:
+    """Return what a source worker serves: each site's vSphere calls, and its appliance's transfers.
+
+    With `only_transfer` (the name of a scale-out appliance) nothing but that appliance's transfers.
+    """
+    sites = {}
+    for name in settings.sites:
+        sites[name], close = build_site(settings, name)
+        closers.append(close)
+    transfers = Transfer(sites)
+    if only_transfer is not None:
+        return [Serving(names.transfer_queue(only_transfer), [transfers.transfer], _DISKS_PER_APPLIANCE)]
+    checks, snapshots, power, cleanup = SourceChecks(sites), Snapshots(sites), SourcePower(sites), SourceCleanup(sites)
+    steps = [
+        checks.check_source,
+        snapshots.prepare_source,
+        snapshots.begin_cycle,
+        snapshots.release_snapshot,
+        power.read_power,
+        power.shut_down_source,
+        power.guard_source,
+        power.unguard_source,
+        cleanup.clean_source,
+    ]
+    queues = [Serving(names.vsphere_queue(name), steps, _VSPHERE_THREADS) for name in sites]
+    appliances = dict.fromkeys(site.appliance for site in settings.sites.values())
+    queues += [Serving(names.transfer_queue(name), [transfers.transfer], _DISKS_PER_APPLIANCE) for name in appliances]
+    return queues
+
+
+def target_queues(settings: Settings, client: Client) -> list[Serving]:
+    """Return what a target worker serves: what is done beside the stores, and Azure Resource Manager."""
+    targets = {name: build_target(settings, name) for name in settings.targets}
+    apply, verification, cleanup, archive = Apply(targets), Verification(targets), TargetCleanup(targets), Archive(targets, client)
+    checks, vm = TargetChecks(targets), TargetVmActivities(targets)
+    beside_stores = [
+        apply.prepare_target,
+        apply.apply,
+        verification.verify_chunks,
+        verification.seal_cycle,
+        verification.settle_cycle,
+        verification.discard_logs,
+        cleanup.clean_target,
+        archive.archive_history,
+        archive.read_commit_records,
+    ]
+    resource_manager = [checks.check_target, vm.import_disks, vm.create_target_vm, vm.delete_target]
+    queues = []
+    for name in targets:
+        queues.append(Serving(names.apply_queue(name), beside_stores, _TARGET_THREADS))
+        queues.append(Serving(names.azure_queue(name), resource_manager, _TARGET_THREADS))
+    return queues
+
+
+async def connect(settings: Settings) -> Client:
+    """Connect to Temporal. Raises BAD_CONFIGURATION, saying where it was looked for, if nothing answers."""
+    config = settings.temporal.connect_config()
+    runtime = None
+    if settings.metrics.prometheus is not None:
+        telemetry = TelemetryConfig(metrics=PrometheusConfig(bind_address=str(settings.metrics.prometheus)))
+        runtime = Runtime(telemetry=telemetry)
+    try:
+        return await Client.connect(**config, plugins=[plugin()], **({"runtime": runtime} if runtime else {}))
+    except (RuntimeError, RPCError) as error:
+        raise DeltaferryError(
+            ErrorKind.BAD_CONFIGURATION,
+            f"Temporal does not answer at {config.get('target_host')}: start it, or correct [temporal] or the Temporal CLI's configuration.",
+        ) from error
+
+
+async def serve(
+    settings: Settings,
+    role: Role,
+    *,
+    appliance: str | None = None,
+    build_id: str | None = None,
+    ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve a role's queues until SIGTERM or SIGINT, then let running steps end within the grace time."""
+    workflow.logger.workflow_info_on_message = False
+    activity.logger.activity_info_on_message = False
+    client = await connect(settings)
+    closers: list[Callable[[], None]] = []
+    match role:
+        case Role.CONTROL:
+            queues = control_queues(settings)
+        case Role.SOURCE:
+            queues = source_queues(settings, closers, appliance)
+        case Role.TARGET:
+            queues = target_queues(settings, client)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with AsyncExitStack() as running:
+            for serving in queues:
+                await running.enter_async_context(_worker(client, role, serving, build_id))
+                _LOG.info("serving", extra={"queue": serving.queue, "role": role.value})
+            ready()
+            await stop.wait()
+            _LOG.info("stopping", extra={"role": role.value})
+    finally:
+        for close in closers:
+            close()
+
+
+def _worker(client: Client, role: Role, serving: Serving, build_id: str | None) -> Worker:
+    deployment = None
+    if build_id is not None:
+        deployment = WorkerDeploymentConfig(
+            version=WorkerDeploymentVersion(f"deltaferry-{role.value}", build_id),
+            use_worker_versioning=True,
+            default_versioning_behavior=VersioningBehavior.PINNED,
+        )
+    return Worker(
+        client,
+        task_queue=serving.queue,
+        workflows=list(serving.workflows),
+        activities=list(serving.activities),
+        activity_executor=ThreadPoolExecutor(serving.threads, thread_name_prefix=serving.queue),
+        max_concurrent_activities=serving.threads,
+        graceful_shutdown_timeout=_GRACE,
+        max_heartbeat_throttle_interval=_BEAT_AT_MOST_EVERY,
+        default_heartbeat_throttle_interval=_BEAT_AT_MOST_EVERY,
+        identity=f"{role.value}@{socket.gethostname()}:{os.getpid()}",
+        deployment_config=deployment,
+    )

@@ -1,0 +1,292 @@
+"""The settings of every process: one TOML file, with secrets by reference into environment and files (spec §5).
+
+`load_settings` reads it; every mistake in it is reported at once, each as a sentence that names file, table and key
+and says what to write instead (BAD_CONFIGURATION). `deploy/examples/deltaferry.toml` shows all of it with comments.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, TypeAdapter
+from temporalio.envconfig import ClientConfig, ClientConnectConfig
+
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.naming import INSTALLATION_PATTERN
+from deltaferry.planning.schedule import MAXIMUM_INTERVAL, MINIMUM_INTERVAL
+from deltaferry.planning.slots import SlotLimits
+from workers.settings_file import decode, find_file
+from workers.settings_target import (
+    AccountSettings,
+    ClientSecretCredential,
+    Credential,
+    DefaultCredential,
+    KeyVaultKeys,
+    LocalFileKeys,
+    TargetSettings,
+    TokenCredential,
+)
+from workers.settings_types import (
+    STRICT,
+    AbsolutePath,
+    Duration,
+    Endpoint,
+    FrozenTable,
+    HttpsUrl,
+    Name,
+    Secret,
+    TimeZone,
+    Word,
+    refused,
+)
+
+__all__ = [
+    "AccountSettings", "ClientSecretCredential", "Credential", "DefaultCredential", "Installation", "KeyVaultKeys", "LimitSettings",
+    "LocalFileKeys", "LogFormat", "LogLevel", "LogSettings", "MetricsSettings", "NbdSettings", "Reader", "Settings", "SiteSettings",
+    "TargetSettings", "TemporalSettings", "TokenCredential", "TransferSettings", "VddkSettings", "load_settings", "parse_settings",
+]  # fmt: skip
+
+_LONGEST_CHUNK = timedelta(minutes=15)
+"""Spec §3: every transfer is cut in chunks of at most 15 minutes."""
+
+_Count = Annotated[int, Field(ge=1, le=100_000)]
+
+
+def _installation_id(value: str) -> str:
+    if not INSTALLATION_PATTERN.fullmatch(value):
+        raise refused("is not a name of 1 to 12 small letters, digits and hyphens")
+    return value
+
+
+def _chunk(value: timedelta) -> timedelta:
+    if value > _LONGEST_CHUNK:
+        raise refused("is more than 15 minutes")
+    return value
+
+
+class Reader(StrEnum):
+    """How a snapshot's disks are read."""
+
+    NBDKIT_VDDK = "nbdkit-vddk"
+    """`nbdkit vddk`, one for each disk: production."""
+    NBD = "nbd"
+    """An NBD server of the host itself, in plain text: the lab."""
+
+
+class LogLevel(StrEnum):
+    """From which severity on lines are logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Which installation of Deltaferry this is: part of every claim and snapshot name."""
+
+    __pydantic_config__ = STRICT
+
+    id: Annotated[str, AfterValidator(_installation_id)]
+
+
+@dataclass(frozen=True, slots=True)
+class TemporalSettings:
+    """Where Temporal is: an address given here, or a profile of the Temporal CLI's own configuration."""
+
+    __pydantic_config__ = STRICT
+
+    address: Endpoint | None = None
+    namespace: Word | None = None
+    """`default` with an address; with a profile, the profile's unless given here."""
+    profile: Word | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an address beside a profile: it would not be clear whose TLS and API key count."""
+        if self.address is not None and self.profile is not None:
+            raise refused("has both address and profile, and only one of them can count: leave one out")
+
+    def connect_config(self, environ: Mapping[str, str] | None = None) -> ClientConnectConfig:
+        """Return the arguments for `Client.connect`. Raises BAD_CONFIGURATION where the CLI's configuration is unusable.
+
+        With an address the CLI's configuration and its `TEMPORAL_*` variables are left out.
+        """
+        if self.address is not None:
+            return ClientConnectConfig(target_host=str(self.address), namespace=self.namespace or "default")
+        try:
+            config = ClientConfig.load_client_connect_config(self.profile, override_env_vars=environ)
+        except (RuntimeError, ValueError, OSError):
+            raise DeltaferryError(
+                ErrorKind.BAD_CONFIGURATION,
+                "The Temporal CLI's configuration cannot be read, or lacks the profile asked for: "
+                "check it with `temporal config list`, or write address in the table [temporal].",
+            ) from None
+        config.setdefault("target_host", "localhost:7233")
+        config.setdefault("namespace", "default")
+        if self.namespace is not None:
+            config["namespace"] = self.namespace
+        return config
+
+
+@dataclass(frozen=True, slots=True)
+class NbdSettings:
+    """Where each ESXi host's NBD server listens. It speaks plain text, which has to be written down (spec §5)."""
+
+    __pydantic_config__ = STRICT
+
+    plaintext: Literal[True]
+    hosts: Annotated[Mapping[Word, Endpoint], FrozenTable]
+    """By the host's name in vCenter."""
+
+
+@dataclass(frozen=True, slots=True)
+class VddkSettings:
+    """The user's own download of VMware's VDDK, and how to run nbdkit."""
+
+    __pydantic_config__ = STRICT
+
+    libdir: AbsolutePath
+    thumbprint: Word
+    """SHA-1 of vCenter's certificate, as VDDK wants it."""
+    nbdkit: Word = "nbdkit"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """A site's limits (spec §3)."""
+
+    __pydantic_config__ = STRICT
+
+    disks_per_appliance: _Count = SlotLimits().disks_per_appliance
+    disks_per_host: _Count = SlotLimits().disks_per_host
+    snapshots_per_datastore: _Count = SlotLimits().snapshots_per_datastore
+
+    def slot_limits(self) -> SlotLimits:
+        """Return them as the arbiter of slots takes them."""
+        return SlotLimits(self.disks_per_appliance, self.disks_per_host, self.snapshots_per_datastore)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSettings:
+    """One vCenter and what replicates from it."""
+
+    __pydantic_config__ = STRICT
+
+    vcenter: HttpsUrl
+    user: Secret
+    password: Secret
+    appliance: Name
+    target: Name
+    reader: Reader
+    ca_file: AbsolutePath | None = None
+    """PEM file of the authorities to trust; the machine's own trust store where left out."""
+    time_zone: TimeZone = "UTC"
+    min_interval: Duration = MINIMUM_INTERVAL
+    max_interval: Duration = MAXIMUM_INTERVAL
+    nbd: NbdSettings | None = None
+    vddk: VddkSettings | None = None
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+    def __post_init__(self) -> None:
+        """Check what concerns several keys."""
+        if self.min_interval > self.max_interval:
+            raise refused("has a min_interval above its max_interval: exchange them")
+        if self.reader is Reader.NBD and self.nbd is None:
+            raise refused('has reader = "nbd" but no table nbd: add it, with plaintext = true and hosts')
+        if self.reader is Reader.NBDKIT_VDDK and self.vddk is None:
+            raise refused('has reader = "nbdkit-vddk" but no table vddk: add it, with libdir and thumbprint')
+
+
+@dataclass(frozen=True, slots=True)
+class TransferSettings:
+    """How the data plane moves blocks."""
+
+    __pydantic_config__ = STRICT
+
+    chunk_max: Annotated[Duration, AfterValidator(_chunk)] = _LONGEST_CHUNK
+    chunk_max_bytes: Annotated[int, Field(ge=4 * 1024**2, le=1024**4)] = 4 * 1024**3
+    """Of one disk: bounds what lies unapplied in the log store."""
+    threads_per_disk: Annotated[int, Field(ge=1, le=64)] = 8
+    page_blob_rate_mib_s: Annotated[int, Field(ge=1, le=10_000)] = 60
+    """What one page blob is paced to; 60 MiB/s is the target Azure documents (facts A1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsSettings:
+    """Where metrics are served; nowhere when left out."""
+
+    __pydantic_config__ = STRICT
+
+    prometheus: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What is logged, and how it looks."""
+
+    __pydantic_config__ = STRICT
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.JSON
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole file."""
+
+    __pydantic_config__ = STRICT
+
+    installation: Installation
+    temporal: TemporalSettings = field(default_factory=TemporalSettings)
+    sites: Annotated[Mapping[Name, SiteSettings], FrozenTable] = field(default_factory=dict)
+    targets: Annotated[Mapping[Name, TargetSettings], FrozenTable] = field(default_factory=dict)
+    transfer: TransferSettings = field(default_factory=TransferSettings)
+    metrics: MetricsSettings = field(default_factory=MetricsSettings)
+    logs: LogSettings = field(default_factory=LogSettings)
+
+    def __post_init__(self) -> None:
+        """Check what concerns several tables."""
+        appliances: dict[str, str] = {}
+        for name, site in self.sites.items():
+            if site.target not in self.targets:
+                raise refused(f"has a site {name} with target {site.target}, but no table [targets.{site.target}]: add it")
+            other = appliances.setdefault(site.appliance, name)
+            if other != name:
+                raise refused(
+                    f"gives the sites {other} and {name} the same appliance {site.appliance}, and so one queue: give each its own name"
+                )
+
+
+_SETTINGS = TypeAdapter(Settings)
+
+
+def load_settings(config: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:
+    """Return the settings in `config`, or in the first file of the default order that exists.
+
+    The order is `config`, the variable DELTAFERRY_CONFIG, `./deltaferry.toml`, `~/.config/deltaferry/deltaferry.toml`.
+    Raises BAD_CONFIGURATION with every mistake that the file has.
+    """
+    file = find_file(config, environ)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DeltaferryError(
+            ErrorKind.BAD_CONFIGURATION, f"The settings file {file} cannot be read: {error.strerror or type(error).__name__}."
+        ) from None
+    return parse_settings(data, str(file))
+
+
+def parse_settings(data: bytes, file: str) -> Settings:
+    """Return the settings that a TOML text holds; `file` is its name in sentences. Raises BAD_CONFIGURATION."""
+    return decode(data, file, _SETTINGS)

@@ -1,0 +1,145 @@
+"""Which adapter stands behind which port: the one place that knows both the settings and the implementations."""
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from azure.core.credentials import TokenCredential as AzureCredential
+from azure.identity import DefaultAzureCredential
+
+from activities.adapters import Site, Stores, Target, TargetDefaults
+from deltaferry.azure.accounts import StorageAccount
+from deltaferry.azure.arm import ArmClients, ArmSettings
+from deltaferry.azure.credentials import AccountKey, ServicePrincipal, StaticToken
+from deltaferry.azure.keys import LocalKeyFile, VaultKey
+from deltaferry.azure.object_store import BlobObjectStore
+from deltaferry.azure.seeds import PageBlobSeeds
+from deltaferry.azure.target_cloud import AzureTarget
+from deltaferry.blocks.plane import ProcessDataPlane
+from deltaferry.model.replication import Store
+from deltaferry.model.units import MIB
+from deltaferry.ports import DataPlane, DiskExports, KeyWrapper
+from deltaferry.vsphere.client import VSphere
+from deltaferry.vsphere.exports import PlainNbdExports, VddkExports
+from deltaferry.vsphere.exports import VddkSettings as VddkExportSettings
+from deltaferry.vsphere.session import Endpoint
+from workers.settings import Reader, Settings, SiteSettings
+from workers.settings_target import (
+    AccountSettings,
+    ClientSecretCredential,
+    DefaultCredential,
+    LocalFileKeys,
+    TargetSettings,
+)
+from workflows.messages import SiteProfile
+
+
+def site_profile(settings: Settings, name: str) -> SiteProfile:
+    """Return what workflows need to know of a site."""
+    site = settings.sites[name]
+    return SiteProfile(
+        installation=settings.installation.id,
+        site=name,
+        appliance=site.appliance,
+        target=site.target,
+        min_interval=site.min_interval,
+        max_interval=site.max_interval,
+        disks_per_appliance=site.limits.disks_per_appliance,
+        disks_per_host=site.limits.disks_per_host,
+        snapshots_per_datastore=site.limits.snapshots_per_datastore,
+    )
+
+
+def data_plane(settings: Settings) -> DataPlane:
+    """Return the data plane of a worker process."""
+    transfer = settings.transfer
+    return ProcessDataPlane(
+        threads_per_disk=transfer.threads_per_disk,
+        page_blob_bytes_per_s=float(transfer.page_blob_rate_mib_s * MIB),
+    )
+
+
+def build_site(settings: Settings, name: str) -> tuple[Site, Callable[[], None]]:
+    """Return a site's source side, and what closes it. Nothing is connected to before the first call."""
+    site = settings.sites[name]
+    endpoint = _endpoint(site)
+    vsphere = VSphere(endpoint, site.password.read)
+    built = Site(
+        profile=site_profile(settings, name),
+        hypervisor=vsphere,
+        exports=_exports(site, endpoint),
+        stores=build_stores(settings.targets[site.target]),
+        plane=data_plane(settings),
+        chunk_max=settings.transfer.chunk_max,
+        chunk_max_bytes=settings.transfer.chunk_max_bytes,
+    )
+    return built, vsphere.close
+
+
+def build_target(settings: Settings, name: str) -> Target:
+    """Return a target's side."""
+    target = settings.targets[name]
+    arm = ArmSettings(
+        subscription_id=target.subscription,
+        location=target.location,
+        credential=_credential(target),
+        endpoint=target.arm_endpoint,
+        ca_file=_text(target.ca_file),
+    )
+    return Target(
+        name=name,
+        stores=build_stores(target),
+        cloud=AzureTarget(ArmClients(arm), target.seed.resource_id or ""),
+        plane=data_plane(settings),
+        defaults=TargetDefaults(target.resource_group, target.network, target.subnet, target.vm_size, target.disk_sku),
+    )
+
+
+def build_stores(target: TargetSettings) -> Stores:
+    """Return a target's storage accounts and its key wrapper."""
+    return Stores(
+        log=BlobObjectStore(_account(target, target.log), Store.LOG),
+        gateway=BlobObjectStore(_account(target, target.gateway), Store.GATEWAY),
+        seeds=PageBlobSeeds(_account(target, target.seed)),
+        keys=_keys(target),
+    )
+
+
+def _endpoint(site: SiteSettings) -> Endpoint:
+    parts = urlsplit(site.vcenter)
+    return Endpoint(host=parts.hostname or "", port=parts.port or 443, user=site.user.read(), ca_file=site.ca_file)
+
+
+def _exports(site: SiteSettings, endpoint: Endpoint) -> DiskExports:
+    if site.reader is Reader.NBD and site.nbd is not None:
+        return PlainNbdExports({host: (address.host, address.port) for host, address in site.nbd.hosts.items()})
+    assert site.vddk is not None, "SiteSettings refuses nbdkit-vddk without its table"
+    work = Path(tempfile.mkdtemp(prefix="deltaferry-nbd-"))
+    return VddkExports(endpoint, site.password.read, VddkExportSettings(site.vddk.libdir, work, site.vddk.nbdkit))
+
+
+def _account(target: TargetSettings, account: AccountSettings) -> StorageAccount:
+    credential = AccountKey(account.key.read) if account.key is not None else _credential(target)
+    return StorageAccount(account.url, credential, ca_file=_text(account.ca_file))
+
+
+def _keys(target: TargetSettings) -> KeyWrapper:
+    if isinstance(target.keys, LocalFileKeys):
+        return LocalKeyFile(target.keys.path())
+    return VaultKey(target.keys.key_id, _credential(target), ca_file=_text(target.ca_file))
+
+
+def _credential(target: TargetSettings) -> AzureCredential:
+    chosen = target.credential
+    if isinstance(chosen, DefaultCredential):
+        return DefaultAzureCredential()
+    if isinstance(chosen, ClientSecretCredential):
+        return ServicePrincipal(
+            chosen.tenant, chosen.client, chosen.secret.read, authority=chosen.authority, ca_file=_text(target.ca_file)
+        )
+    return StaticToken(chosen.token.read)
+
+
+def _text(path: Path | None) -> str | None:
+    return str(path) if path is not None else None

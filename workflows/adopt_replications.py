@@ -1,0 +1,82 @@
+"""`AdoptReplications`: starts replications again from their commit records, after the Temporal database was lost."""
+
+import dataclasses
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
+
+with workflow.unsafe.imports_passed_through():
+    from activities.archive import Archive
+    from activities.site import SiteActivities
+    from deltaferry.model.errors import ErrorKind
+    from deltaferry.model.states import MigrationState, ReplicationState
+    from workflows import names
+    from workflows.holding_slots import ensure_arbiter
+    from workflows.messages import AdoptInput, AdoptResult, EntityState, FailureView, ReplicateVmInput, SiteInput
+    from workflows.policies import ASK
+    from workflows.refusals import EXAMPLES
+    from workflows.steps import failure_of, health_error, perform, refusal
+
+
+@workflow.defn(name=names.ADOPT_REPLICATIONS)
+class AdoptReplications:
+    """Reads the gateway store and starts every replication of a site that does not run."""
+
+    @workflow.run
+    async def run(self, request: AdoptInput | None = None) -> AdoptResult:
+        """Adopt a site's replications, or one VM's."""
+        if request is None:
+            raise refusal(ErrorKind.BAD_INPUT, f"AdoptReplications needs an input. Write for example {EXAMPLES['AdoptInput']}")
+        try:
+            profile = await perform(
+                SiteActivities.describe_site,
+                SiteInput(request.site),
+                queue=names.CONTROL_QUEUE,
+                limits=ASK,
+                summary=f"site {request.site}",
+            )
+            found = await perform(
+                Archive.read_commit_records,
+                profile,
+                queue=names.apply_queue(profile.target),
+                limits=ASK,
+                summary="read the commit records",
+            )
+        except FailureError as error:
+            failure = failure_of(error)
+            raise refusal(failure.kind, failure.detail) from error
+        await ensure_arbiter(profile)
+        adopted: list[str] = []
+        skipped = [(name, "its commit record cannot be used") for name in found.unreadable]
+        for record in found.records:
+            ref = record.replication.ref
+            if request.vm not in (None, record.replication.vm_name, ref.instance_uuid):
+                continue
+            workflow_id = names.replication_id(ref.site, ref.instance_uuid)
+            try:
+                await workflow.start_child_workflow(
+                    names.REPLICATE_VM,
+                    ReplicateVmInput(record.replication, self._awakened(record.state)),
+                    id=workflow_id,
+                    task_queue=names.CONTROL_QUEUE,
+                    parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                    static_summary=f"replication of {record.replication.vm_name}",
+                )
+            except WorkflowAlreadyStartedError:
+                skipped.append((workflow_id, "it runs already"))
+                continue
+            adopted.append(workflow_id)
+        return AdoptResult(tuple(adopted), tuple(skipped))
+
+    def _awakened(self, state: EntityState) -> EntityState:
+        """Return a state to start from: a migration that was under way is known to have been cut."""
+        if state.migration_state not in (MigrationState.MIGRATION_QUEUED, MigrationState.MIGRATION_IN_PROGRESS):
+            return state
+        cut = FailureView(ErrorKind.INTERRUPTED, "The replication was adopted while a migration was under way.")
+        return dataclasses.replace(
+            state,
+            replication_state=ReplicationState.DELTA_SYNC,
+            migration_state=MigrationState.MIGRATION_FAILED,
+            source_off_by_us=True,
+            health=(health_error(cut, workflow.now(), retried=False),),
+        )

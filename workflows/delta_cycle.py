@@ -1,0 +1,338 @@
+"""One cycle of a replication, as it runs inside the entity: spec §2.4, §2.5 and §4, in their order.
+
+Everything a cycle finds out stays in its own variables until the last line: the commit is one write of the entity's
+state, for all disks together. What fails before it leaves the state as it was, but for the fence, which only rises, and
+the note of which areas may have been written.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+from activities.apply import Apply
+from activities.snapshots import Snapshots
+from activities.transfer import Transfer
+from activities.verification import Verification
+from deltaferry.model.errors import ErrorKind
+from deltaferry.model.replication import CycleKind, DiskBase
+from workflows import names
+from workflows.holding_slots import SlotHolder
+from workflows.messages import (
+    AppliedChunk,
+    ApplyInput,
+    BeginCycleInput,
+    BegunCycle,
+    ChunkDisk,
+    CycleRecord,
+    EntityState,
+    FailureView,
+    OnReplication,
+    Replication,
+    SealedCycle,
+    SealInput,
+    SentChunk,
+    SettleInput,
+    SiteProfile,
+    TransferInput,
+)
+from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
+from workflows.steps import failure_of, perform
+
+_FENCE_TRIES = 3
+"""How often one step may find the seed's number ahead of ours (after a reset or an adopt) before the cycle fails."""
+
+
+@dataclass(slots=True)
+class CycleRun:
+    """What a running cycle has found out; nothing of it is the replication's state before the commit."""
+
+    cycle_key: str
+    kind: CycleKind
+    started_at: datetime
+    begun: BegunCycle | None = None
+    sent: list[SentChunk] = field(default_factory=list)
+    applied: list[AppliedChunk] = field(default_factory=list)
+
+
+Note = Callable[[str], None]
+
+
+def mint_cycle_key(number: int) -> str:
+    """Return a new cycle key; one key means one snapshot, ever."""
+    return f"{number}-{workflow.uuid4()}"
+
+
+async def run_cycle(
+    replication: Replication,
+    state: EntityState,
+    slots: SlotHolder,
+    kind: CycleKind,
+    note: Note,
+    committed: Callable[[CycleRecord], None],
+) -> tuple[CycleRecord, FailureView | None]:
+    """Run one cycle and commit it, or leave everything as it was; return its record, and the failure if there was one.
+
+    `committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
+    here, but a migration need not wait for it.
+    """
+    profile = profile_of(replication, state)
+    note("waiting for slots")
+    state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement)
+    state.cycles_minted += 1
+    run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
+    failure: FailureView | None = None
+    release: asyncio.Task[None] | None = None
+    try:
+        run.begun = await _begin(replication, state, run, note)
+        await _send(replication, run, note)
+        release = asyncio.create_task(release_snapshot(replication))
+        await _apply(replication, state, run, note)
+        sealed = await _seal(replication, state, run, note)
+        record = _commit(state, run, sealed)
+        committed(record)
+        await settle(replication, state)
+    except (FailureError, asyncio.CancelledError) as error:
+        if is_cancelled_exception(error):
+            await release_snapshot(replication)
+            await slots.release(profile)
+            raise
+        failure = failure_of(error)
+        record = _record(run, committed=False, failure=f"{failure.kind.value}: {failure.detail}")
+    try:
+        await (release or release_snapshot(replication))
+        if failure is not None:
+            await _discard_logs(replication)
+    except FailureError as error:
+        failure = failure or failure_of(error)
+    await slots.release(profile)
+    return record, failure
+
+
+async def _begin(replication: Replication, state: EntityState, run: CycleRun, note: Note) -> BegunCycle:
+    note("taking the snapshot")
+    request = BeginCycleInput(replication, run.cycle_key, run.kind, state.bases, state.dirty)
+    begun = await begin_cycle(replication, request)
+    state.placement = begun.placement
+    return begun
+
+
+async def begin_cycle(replication: Replication, request: BeginCycleInput) -> BegunCycle:
+    """Take the snapshot of a cycle and plan it."""
+    return await perform(
+        Snapshots.begin_cycle,
+        request,
+        queue=names.vsphere_queue(replication.ref.site),
+        limits=SNAPSHOT,
+        summary=f"cycle {request.cycle_key.partition('-')[0]}: snapshot and changed areas",
+        kind=request.kind,
+    )
+
+
+async def release_snapshot(replication: Replication) -> None:
+    """Remove our snapshot and wait until the disks are consolidated."""
+    await perform(
+        Snapshots.release_snapshot,
+        OnReplication(replication),
+        queue=names.vsphere_queue(replication.ref.site),
+        limits=RELEASE,
+        summary="remove snapshot, consolidate",
+    )
+
+
+async def _send(replication: Replication, run: CycleRun, note: Note) -> None:
+    assert run.begun is not None
+    note("sending changed blocks")
+    left = [ChunkDisk(disk.disk_key, disk.plan, 0) for disk in run.begun.disks if disk.plan.segments]
+    while left:
+        chunks = await send_chunk(replication, run.cycle_key, run.begun.snapshot, left, run.kind)
+        run.sent.extend(chunks)
+        left = unfinished(left, chunks)
+
+
+async def send_chunk(
+    replication: Replication, cycle_key: str, snapshot: str, disks: Sequence[ChunkDisk], kind: CycleKind
+) -> tuple[SentChunk, ...]:
+    """Send the next chunk of each disk."""
+    planned = sum(disk.plan.data_bytes for disk in disks)
+    result = await perform(
+        Transfer.transfer,
+        TransferInput(replication, cycle_key, snapshot, tuple(disks)),
+        queue=names.transfer_queue(replication.profile.appliance),
+        limits=TRANSFER,
+        summary=f"send up to {planned / 2**20:,.1f} MiB of {len(disks)} disks",
+        kind=kind,
+    )
+    return result.chunks
+
+
+def unfinished(disks: Sequence[ChunkDisk], chunks: Sequence[SentChunk]) -> list[ChunkDisk]:
+    """Return what is left of the disks after their chunks."""
+    reached = {chunk.disk_key: chunk.next_segment for chunk in chunks}
+    left = (ChunkDisk(disk.disk_key, disk.plan, reached[disk.disk_key]) for disk in disks)
+    return [disk for disk in left if disk.first_segment < disk.plan.segments]
+
+
+async def _apply(replication: Replication, state: EntityState, run: CycleRun, note: Note) -> None:
+    assert run.begun is not None
+    note("applying to the seed disks")
+    rounds = _rounds(run.sent)
+    if rounds:
+        state.dirty += tuple((disk.disk_key, disk.plan) for disk in run.begun.disks if disk.plan.segments)
+    for chunks in rounds:
+        applied, state.fence = await apply_chunks(replication, run.cycle_key, chunks, state.fence, run.kind)
+        run.applied.extend(applied)
+
+
+def _rounds(sent: Sequence[SentChunk]) -> list[tuple[SentChunk, ...]]:
+    """Return the chunks in the order they were sent, each round with at most one chunk of a disk."""
+    rounds: list[list[SentChunk]] = []
+    seen: dict[int, int] = {}
+    for chunk in sent:
+        index = seen.get(chunk.disk_key, 0)
+        seen[chunk.disk_key] = index + 1
+        if index == len(rounds):
+            rounds.append([])
+        rounds[index].append(chunk)
+    return [tuple(chunks) for chunks in rounds]
+
+
+async def apply_chunks(
+    replication: Replication, cycle_key: str, chunks: tuple[SentChunk, ...], fence: int, kind: CycleKind
+) -> tuple[tuple[AppliedChunk, ...], int]:
+    """Apply a chunk of each disk under a new number; return the accounts and the number that was used.
+
+    Where the seed's number is ahead of ours (this run was reset, or adopted from an older record), ours continues from it.
+    """
+    for remaining in reversed(range(_FENCE_TRIES)):
+        fence += 1
+        request = ApplyInput(replication, cycle_key, fence, chunks, kind is CycleKind.INITIAL)
+        try:
+            result = await perform(
+                Apply.apply,
+                request,
+                queue=names.apply_queue(replication.ref.target),
+                limits=APPLY,
+                summary=f"apply to {len(chunks)} seed disks",
+                kind=kind,
+            )
+        except FailureError as error:
+            fence = _number_ahead(error, fence, remaining)
+            continue
+        return result.chunks, fence
+    raise AssertionError("the last try returns or raises")
+
+
+async def seal(replication: Replication, request: SealInput, fence: int) -> tuple[SealedCycle, int]:
+    """Seal, verify and take the recovery point under a new number; return it and the number that was used."""
+    for remaining in reversed(range(_FENCE_TRIES)):
+        fence += 1
+        numbered = SealInput(
+            replication,
+            request.cycle_key,
+            request.taken_at,
+            fence,
+            request.plans,
+            request.chunks,
+            request.verified_up_to,
+        )
+        try:
+            sealed = await perform(
+                Verification.seal_cycle,
+                numbered,
+                queue=names.apply_queue(replication.ref.target),
+                limits=VERIFY,
+                summary="seal, verify, take the recovery point",
+            )
+        except FailureError as error:
+            fence = _number_ahead(error, fence, remaining)
+            continue
+        return sealed, fence
+    raise AssertionError("the last try returns or raises")
+
+
+def _number_ahead(error: FailureError, ours: int, remaining: int) -> int:
+    """Return the number found on the seed if it is ahead of ours and a try is left; else raise the error again."""
+    failure = failure_of(error)
+    if remaining and failure.kind is ErrorKind.FENCED and failure.number is not None and failure.number > ours:
+        return failure.number
+    raise error
+
+
+async def _seal(replication: Replication, state: EntityState, run: CycleRun, note: Note) -> SealedCycle:
+    assert run.begun is not None
+    note("verifying")
+    request = SealInput(
+        replication,
+        run.cycle_key,
+        run.begun.taken_at,
+        0,
+        tuple((disk.disk_key, disk.plan) for disk in run.begun.disks),
+        tuple(run.applied),
+    )
+    sealed, state.fence = await seal(replication, request, state.fence)
+    return sealed
+
+
+def _commit(state: EntityState, run: CycleRun, sealed: SealedCycle) -> CycleRecord:
+    """Write the entity's state, once, for all disks: only now are the new change ids the base of the next cycle."""
+    assert run.begun is not None
+    record = _record(run, committed=True)
+    capacities = {base.disk_key: base.copied_up_to_bytes for base in state.bases}
+    state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in run.begun.disks)
+    state.point = sealed.point
+    state.dirty = ()
+    state.cycles_committed += 1
+    state.delta_bytes_sent += record.bytes_sent
+    state.verified_blocks += record.verified_blocks
+    return record
+
+
+def _record(run: CycleRun, *, committed: bool, failure: str = "") -> CycleRecord:
+    disks = run.begun.disks if run.begun else ()
+    now = workflow.now()
+    return CycleRecord(
+        cycle_key=run.cycle_key,
+        kind=run.kind,
+        started_at=run.started_at,
+        ended_at=now,
+        committed=committed,
+        duration=max(now - run.started_at, timedelta(0)),
+        changed_bytes=sum(disk.plan.covered_bytes for disk in disks),
+        bytes_read=sum(chunk.bytes_read for chunk in run.sent),
+        bytes_sent=sum(chunk.bytes_sent for chunk in run.sent),
+        segments_sent=sum(chunk.segments_sent for chunk in run.sent),
+        segments_found=sum(chunk.segments_found for chunk in run.sent),
+        verified_blocks=sum(chunk.verified_blocks for chunk in run.applied),
+        changed_by_disk=tuple((disk.disk_key, disk.plan.covered_bytes) for disk in disks),
+        failure=failure,
+    )
+
+
+async def settle(replication: Replication, state: EntityState) -> None:
+    """Write the commit record and delete what the commit made superfluous."""
+    await perform(
+        Verification.settle_cycle,
+        SettleInput(replication, state),
+        queue=names.apply_queue(replication.ref.target),
+        limits=SETTLE,
+        summary="write the commit record, delete the log",
+    )
+
+
+async def _discard_logs(replication: Replication) -> None:
+    await perform(
+        Verification.discard_logs,
+        OnReplication(replication),
+        queue=names.apply_queue(replication.ref.target),
+        limits=SETTLE,
+        summary="delete the failed cycle's log",
+    )
+
+
+def profile_of(replication: Replication, state: EntityState) -> SiteProfile:
+    """Return the site's settings as last pushed, or as they were at enabling."""
+    return state.profile or replication.profile

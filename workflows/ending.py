@@ -1,0 +1,170 @@
+"""`StopReplication` and `CompleteMigration`: the same procedure under two names; nothing of ours stays behind.
+
+A replication continues as new into one of them, under its own id, once no cycle runs any more.
+"""
+
+from typing import Any
+
+from temporalio import workflow
+from temporalio.common import VersioningBehavior
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.cleanup import SourceCleanup, TargetCleanup
+    from deltaferry.model.errors import ErrorKind
+    from deltaferry.model.states import JobOutcome, MigrationState, Operation, ReplicationState
+    from deltaferry.planning.transitions import Situation
+    from workflows import names
+    from workflows.commands import ReplicationCommands
+    from workflows.holding_slots import give_back
+    from workflows.messages import (
+        CleanSourceInput,
+        DiskView,
+        EndInput,
+        EndResult,
+        OnReplication,
+        Refusal,
+        SlotsGranted,
+        StatusView,
+    )
+    from workflows.policies import CLEAN
+    from workflows.presenting import details, disk_views, status_view
+    from workflows.steps import failure_of, health_error, perform, refusal
+
+
+class Ending(ReplicationCommands):
+    """What stop and complete share: clean both sides, wait for retry where that fails."""
+
+    in_progress: ReplicationState
+    failed: ReplicationState
+
+    def __init__(self, start: EndInput) -> None:
+        self._replication = start.replication
+        self._state = start.state
+        self._options = start.options
+        self._retry = False
+        self._activity = "deleting what is ours"
+
+    def situation(self) -> Situation:
+        """Return what the table of allowed operations needs to know."""
+        return Situation(self._state.replication_state, self._state.migration_state)
+
+    def accept(self, operation: Operation, argument: Any) -> None:
+        """Note that an operator wants it tried again."""
+        self._state.replication_state = self.in_progress
+        self._retry = True
+
+    def refused(self, refused: Refusal) -> None:
+        """Show a signal that was refused."""
+        self._state.last_refused = refused
+
+    @workflow.signal(name=names.SLOTS_GRANTED, description="Sent by the site's arbiter.")
+    async def slots_granted(self, grant: SlotsGranted) -> None:
+        """Give back a grant that came too late."""
+        await give_back(grant)
+
+    @workflow.query(description="What is being deleted, and what failed.")
+    def status(self) -> StatusView:
+        """Return the replication's status."""
+        return status_view(self._replication, self._state, self.situation(), self._activity, None)
+
+    @workflow.query(description="Per disk: size, what was copied.")
+    def disks(self) -> tuple[DiskView, ...]:
+        """Return the disks."""
+        return disk_views(self._replication, self._state)
+
+    async def end(self) -> EndResult:
+        """Clean the source, then the target; the bookkeeping goes last."""
+        info = workflow.info()
+        if info.continued_run_id is None:
+            raise refusal(
+                ErrorKind.OPERATION_REFUSED,
+                f"{info.workflow_type} is what a replication becomes: send stop or complete to the replication instead of starting it.",
+            )
+        while True:
+            self._state.replication_state = self.in_progress
+            self._state.health = ()
+            self._show()
+            try:
+                await self._clean()
+            except FailureError as error:
+                if is_cancelled_exception(error):
+                    raise
+                self._state.replication_state = self.failed
+                self._state.health = (health_error(failure_of(error), workflow.now(), retried=False),)
+                self._show()
+                await workflow.wait_condition(lambda: self._retry)
+                self._retry = False
+                continue
+            break
+        self._state.replication_state = ReplicationState.NONE
+        self._activity = "ended"
+        self._show()
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        migrated = self._state.migration_state is MigrationState.MIGRATED
+        return EndResult(
+            replication_id=self._replication.ref.replication_id,
+            vm_name=self._replication.vm_name,
+            outcome=JobOutcome.SUCCEEDED,
+            target_vm_id=self._state.migration.target_vm_id if migrated and self._state.migration else None,
+        )
+
+    async def _clean(self) -> None:
+        self._activity = "giving the source VM back as it was"
+        turn_off = self._state.cbt_enabled_by_us and not self._options.keep_change_tracking
+        await perform(
+            SourceCleanup.clean_source,
+            CleanSourceInput(self._replication, turn_off),
+            queue=names.vsphere_queue(self._replication.ref.site),
+            limits=CLEAN,
+            summary="remove snapshots, change tracking and claim",
+        )
+        self._activity = "deleting seed disks, logs, keys and bookkeeping"
+        await perform(
+            TargetCleanup.clean_target,
+            OnReplication(self._replication),
+            queue=names.apply_queue(self._replication.ref.target),
+            limits=CLEAN,
+            summary="delete seed disks, logs, keys and bookkeeping",
+        )
+
+    def _show(self) -> None:
+        workflow.set_current_details(details(self.status(), self.disks(), self._state.cycles))
+        health = self._state.health[0].kind.value if self._state.health else "Healthy"
+        workflow.upsert_search_attributes(
+            [names.REPLICATION_STATE.value_set(self._state.replication_state.value), names.HEALTH.value_set(health)]
+        )
+
+
+@workflow.defn(name=names.STOP_REPLICATION, versioning_behavior=VersioningBehavior.PINNED)
+class StopReplication(Ending):
+    """Ends a replication before a migration."""
+
+    in_progress = ReplicationState.STOP_IN_PROGRESS
+    failed = ReplicationState.STOP_FAILED
+
+    @workflow.init
+    def __init__(self, start: EndInput) -> None:
+        super().__init__(start)
+
+    @workflow.run
+    async def run(self, start: EndInput) -> EndResult:
+        """Stop."""
+        return await self.end()
+
+
+@workflow.defn(name=names.COMPLETE_MIGRATION, versioning_behavior=VersioningBehavior.PINNED)
+class CompleteMigration(Ending):
+    """Ends a replication after a successful migration; the migrated VM stays."""
+
+    in_progress = ReplicationState.COMPLETE_IN_PROGRESS
+    failed = ReplicationState.COMPLETE_FAILED
+
+    @workflow.init
+    def __init__(self, start: EndInput) -> None:
+        super().__init__(start)
+
+    @workflow.run
+    async def run(self, start: EndInput) -> EndResult:
+        """Complete."""
+        return await self.end()

@@ -1,0 +1,267 @@
+"""`MigrateVm`: the planned cutover, spec §7. It only asks the entity for cycles; it never runs one itself."""
+
+import asyncio
+from collections.abc import Awaitable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+from temporalio import workflow
+from temporalio.common import VersioningBehavior
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.source_power import SourcePower
+    from activities.target_vm import TargetVmActivities
+    from deltaferry.model.errors import ErrorKind
+    from deltaferry.model.replication import CycleKind
+    from deltaferry.model.states import HealthError, JobOutcome
+    from deltaferry.planning.phrases import duration_text
+    from workflows import names
+    from workflows.messages import (
+        CreateVmInput,
+        CycleAnswer,
+        CycleRecord,
+        CycleWanted,
+        DeleteTargetInput,
+        GuardInput,
+        ImportInput,
+        JobReport,
+        MigrateInput,
+        MigrationResult,
+        OnReplication,
+        ShutDownInput,
+        SourceStatus,
+    )
+    from workflows.policies import ASK, AZURE, POWER
+    from workflows.presenting import predicted_downtime
+    from workflows.steps import failure_of, health_error, perform
+
+T = TypeVar("T")
+
+_MAX_ON_DEMAND = 5
+"""On-demand deltas before `max_downtime` is found not to be reachable."""
+
+
+class CycleFailedError(Exception):
+    """The entity's cycle failed; what a person reads of it is with it."""
+
+    def __init__(self, error: HealthError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@workflow.defn(name=names.MIGRATE_VM, versioning_behavior=VersioningBehavior.PINNED)
+class MigrateVm:
+    """On-demand delta, shutdown, final delta, disks, NICs and VM; each phase with its time."""
+
+    @workflow.init
+    def __init__(self, start: MigrateInput) -> None:
+        self._start = start
+        self._replication = start.replication
+        self._options = start.options
+        self._answers: dict[str, CycleAnswer] = {}
+        self._records: list[CycleRecord] = []
+        self._phases: list[tuple[str, float]] = []
+        self._shut_down = start.source_off_by_us
+        self._shut_down_at: datetime | None = None
+        self._made_in_azure = False
+        self._information: list[str] = []
+
+    @workflow.signal(name=names.CYCLE_FINISHED, description="Sent by the replication: a cycle that was asked for has ended.")
+    def cycle_finished(self, answer: CycleAnswer) -> None:
+        """Take the entity's answer."""
+        self._answers[answer.request_id] = answer
+
+    @workflow.run
+    async def run(self, start: MigrateInput) -> None:
+        """Migrate and report; after a failure nothing half-made stays in Azure, and replication is intact."""
+        try:
+            result = await self._migrate()
+        except CycleFailedError as failed:
+            result = await self._failed(failed.error)
+        except (FailureError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error):
+                cancelled = HealthError(
+                    ErrorKind.INTERRUPTED,
+                    "The migration was cancelled by an operator.",
+                    "Somebody cancelled the workflow.",
+                    "Send migrate_now again, or rollback if the source was shut down.",
+                    False,
+                    workflow.now(),
+                )
+                await self._report(await self._failed(cancelled))
+                raise
+            result = await self._failed(health_error(failure_of(error), workflow.now(), retried=False))
+        await self._report(result)
+
+    async def _migrate(self) -> MigrationResult:
+        source = await self._read_source()
+        if source.powered_on:
+            await self._catch_up()
+            if not self._options.keep_source_running:
+                await self._shut_down_source()
+        final = await self._final_delta(source)
+        disks = await self._phase("import disks", self._import(final.seal))
+        vm = await self._phase("create VM", self._create(disks))
+        downtime_s = (workflow.now() - self._shut_down_at).total_seconds() if self._shut_down_at else None
+        if self._options.guard_source and not self._options.keep_source_running:
+            await self._phase("guard source", self._guard(source))
+        if self._options.keep_source_running and source.powered_on:
+            self._information.append("The source kept running: what it wrote after the last snapshot is not in the target VM.")
+        outcome = JobOutcome.COMPLETED_WITH_INFORMATION if self._information else JobOutcome.SUCCEEDED
+        return MigrationResult(
+            outcome=outcome,
+            target_vm_id=vm,
+            downtime_s=downtime_s,
+            phases=tuple(self._phases),
+            information=tuple(self._information),
+            source_shut_down=self._shut_down,
+            guarded_nics=source.nics_at_power_on if self._options.guard_source and not self._options.keep_source_running else (),
+        )
+
+    async def _read_source(self) -> SourceStatus:
+        return await perform(
+            SourcePower.read_power,
+            OnReplication(self._replication),
+            queue=names.vsphere_queue(self._replication.ref.site),
+            limits=ASK,
+            summary="is the source running?",
+        )
+
+    async def _catch_up(self) -> None:
+        """On-demand deltas with the source running: one, or as many as the promised downtime needs."""
+        limit = self._options.max_downtime
+        for attempt in range(1, _MAX_ON_DEMAND + 1):
+            await self._phase(f"on-demand delta {attempt}", self._cycle(CycleKind.ON_DEMAND))
+            if limit is None:
+                return
+            predicted = predicted_downtime(tuple(self._records), self._options.expected_import)
+            if predicted is not None and predicted <= limit:
+                return
+        raise CycleFailedError(
+            HealthError(
+                ErrorKind.OPERATION_REFUSED,
+                f"The predicted downtime is {duration_text(predicted) if predicted else 'unknown'}; allowed are {duration_text(limit or timedelta(0))}.",
+                "The guest changes data faster than the final delta can bring over in that time.",
+                "Migrate at a quieter time, or allow a longer max_downtime. The source was not shut down.",
+                False,
+                workflow.now(),
+            )
+        )
+
+    async def _shut_down_source(self) -> None:
+        self._shut_down_at = workflow.now()
+        self._shut_down = True
+        result = await self._phase(
+            "shut down source",
+            perform(
+                SourcePower.shut_down_source,
+                ShutDownInput(self._replication, self._options.shutdown_timeout, self._options.allow_power_off),
+                queue=names.vsphere_queue(self._replication.ref.site),
+                limits=POWER,
+                summary="shut the guest down",
+                kind=CycleKind.FINAL,
+            ),
+        )
+        if result.forced:
+            self._information.append("The guest did not shut down in time and was powered off.")
+
+    async def _final_delta(self, source: SourceStatus) -> CycleAnswer:
+        """One more delta: of the source that is off now, or of one that keeps running."""
+        if source.powered_on and self._options.keep_source_running:
+            return await self._phase("last delta", self._cycle(CycleKind.ON_DEMAND))
+        if self._shut_down_at is None:
+            self._shut_down_at = workflow.now()
+        return await self._phase("final delta", self._cycle(CycleKind.FINAL))
+
+    async def _cycle(self, kind: CycleKind) -> CycleAnswer:
+        """Ask the entity for a cycle and wait until it has committed."""
+        request_id = str(workflow.uuid4())
+        wanted = CycleWanted(workflow.info().workflow_id, request_id, kind)
+        await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.CYCLE_REQUESTED, wanted)
+        await workflow.wait_condition(lambda: request_id in self._answers)
+        answer = self._answers[request_id]
+        if answer.error is not None:
+            raise CycleFailedError(answer.error)
+        self._records.append(answer.record)
+        return answer
+
+    async def _import(self, seal: int) -> tuple[tuple[int, str], ...]:
+        self._made_in_azure = True
+        imported = await perform(
+            TargetVmActivities.import_disks,
+            ImportInput(self._replication, self._start.target, seal),
+            queue=names.azure_queue(self._replication.ref.target),
+            limits=AZURE,
+            summary=f"import {len(self._replication.disks)} seed disks",
+            kind=CycleKind.FINAL,
+        )
+        return imported.disks
+
+    async def _create(self, disks: tuple[tuple[int, str], ...]) -> str:
+        created = await perform(
+            TargetVmActivities.create_target_vm,
+            CreateVmInput(self._replication, self._start.target, disks),
+            queue=names.azure_queue(self._replication.ref.target),
+            limits=AZURE,
+            summary="create NIC and VM",
+            kind=CycleKind.FINAL,
+        )
+        return created.resource_id
+
+    async def _guard(self, source: SourceStatus) -> None:
+        note = (
+            f"Migrated to Azure by Deltaferry on {workflow.now():%Y-%m-%d %H:%M} UTC"
+            f" (replication {self._replication.ref.replication_id}). Its NICs do not connect at power-on."
+        )
+        await perform(
+            SourcePower.guard_source,
+            GuardInput(self._replication, note, source.nics_at_power_on),
+            queue=names.vsphere_queue(self._replication.ref.site),
+            limits=POWER,
+            summary="guard the source",
+        )
+
+    async def _failed(self, error: HealthError) -> MigrationResult:
+        """Delete what was made in Azure; say what failed."""
+        if self._made_in_azure:
+            try:
+                await perform(
+                    TargetVmActivities.delete_target,
+                    DeleteTargetInput(self._replication, self._start.target),
+                    queue=names.azure_queue(self._replication.ref.target),
+                    limits=AZURE,
+                    summary="delete what the failed migration made",
+                )
+            except FailureError as left:
+                detail = failure_of(left).detail
+                self._information.append(f"What the failed migration made in Azure could not all be deleted: {detail}")
+        workflow.logger.warning("migration failed: %s", error.kind.value)
+        return MigrationResult(
+            outcome=JobOutcome.FAILED,
+            target_vm_id=None,
+            downtime_s=None,
+            phases=tuple(self._phases),
+            information=tuple(self._information),
+            source_shut_down=self._shut_down,
+            error=error,
+        )
+
+    async def _report(self, result: MigrationResult) -> None:
+        report = JobReport(workflow.info().workflow_id, migration=result)
+        lines = [f"**{result.outcome.value}**", "", "| phase | seconds |", "|---|---|"]
+        lines += [f"| {name} | {seconds:.1f} |" for name, seconds in result.phases]
+        workflow.set_current_details("\n".join(lines))
+        try:
+            await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.JOB_FINISHED, report)
+        except FailureError:
+            workflow.logger.warning("the replication's entity does not run; it learns of this when it is adopted")
+
+    async def _phase(self, name: str, work: Awaitable[T]) -> T:
+        """Carry out a phase and note how long it took."""
+        workflow.set_current_details(f"**{name}** since {workflow.now():%H:%M:%S} UTC")
+        begun = workflow.now()
+        try:
+            return await work
+        finally:
+            self._phases.append((name, round((workflow.now() - begun).total_seconds(), 3)))

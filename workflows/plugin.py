@@ -1,0 +1,97 @@
+"""The one Temporal plugin: converter and sandbox, the same for client, workers and Replayer.
+
+So that a replay is what production ran.
+"""
+
+import dataclasses
+from typing import Any
+
+import temporalio.api.common.v1
+from pydantic import ValidationError
+from temporalio import workflow
+from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter
+from temporalio.converter import CompositePayloadConverter, DataConverter, DefaultPayloadConverter, JSONPlainPayloadConverter
+from temporalio.exceptions import ApplicationError
+from temporalio.plugin import SimplePlugin
+from temporalio.worker import WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+
+from deltaferry.model.errors import ErrorKind
+from workflows.messages import EndInput, InitialInput, MigrateInput, ReplicateVmInput, SlotsState
+from workflows.refusals import EXAMPLES, bad_input_sentence
+
+_CARRIED = (ReplicateVmInput, EndInput, InitialInput, MigrateInput, SlotsState)
+"""Inputs that only workflows write. Started by hand they cannot be read; carried by a run of ours they must be."""
+
+
+class OperatorInputConverter(PydanticJSONPlainPayloadConverter):
+    """Refuses input that people write with a sentence, where the SDK's own error would leave a workflow hanging.
+
+    A carried state that cannot be read is left to the SDK: the run stays open, and a deploy heals it.
+    """
+
+    def from_payload(self, payload: temporalio.api.common.v1.Payload, type_hint: type | None = None) -> Any:
+        """Decode a JSON payload. Raises ApplicationError BAD_INPUT for operator input that cannot be read."""
+        try:
+            return super().from_payload(payload, type_hint)
+        except ValidationError as error:
+            kind = _operator_type(type_hint)
+            if kind is not None:
+                sentence = bad_input_sentence(_subject(), kind, error)
+            elif _first_run_of_carried(type_hint):
+                sentence = (
+                    "This workflow is started by Deltaferry itself. Start EnableReplication on the queue control instead: "
+                    + EXAMPLES["EnableInput"]
+                )
+            else:
+                raise
+            raise ApplicationError(sentence, type=ErrorKind.BAD_INPUT.value, non_retryable=True) from None
+
+
+class DeltaferryPayloadConverter(CompositePayloadConverter):
+    """Pydantic's converter, with `OperatorInputConverter` for JSON."""
+
+    def __init__(self) -> None:
+        json = OperatorInputConverter()
+        super().__init__(
+            *(
+                converter if not isinstance(converter, JSONPlainPayloadConverter) else json
+                for converter in DefaultPayloadConverter.default_encoding_payload_converters
+            )
+        )
+
+
+def _operator_type(hint: Any) -> type[Any] | None:
+    candidates = [hint, *getattr(hint, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and c.__name__ in EXAMPLES), None)
+
+
+def _first_run_of_carried(hint: Any) -> bool:
+    candidates = [hint, *getattr(hint, "__args__", ())]
+    return any(c in _CARRIED for c in candidates) and workflow.in_workflow() and workflow.info().continued_run_id is None
+
+
+def _subject() -> str:
+    return workflow.info().workflow_type if workflow.in_workflow() else "this request"
+
+
+def _runner(runner: WorkflowRunner | None) -> WorkflowRunner:
+    """Keep the sandbox on; first-party modules and their pure dependencies are passed through once, not loaded for each run."""
+    if not isinstance(runner, SandboxedWorkflowRunner):
+        return SandboxedWorkflowRunner(restrictions=_restrictions(SandboxRestrictions.default))
+    return dataclasses.replace(runner, restrictions=_restrictions(runner.restrictions))
+
+
+def _restrictions(restrictions: SandboxRestrictions) -> SandboxRestrictions:
+    return restrictions.with_passthrough_modules(
+        "deltaferry", "activities", "pyroaring", "blake3", "zstandard", "cryptography", "_cffi_backend", "_blake3", "pydantic"
+    )
+
+
+def plugin() -> SimplePlugin:
+    """Return the plugin; a new one for each client, since a plugin may hold state."""
+    return SimplePlugin(
+        "deltaferry",
+        data_converter=DataConverter(payload_converter_class=DeltaferryPayloadConverter),
+        workflow_runner=_runner,
+    )

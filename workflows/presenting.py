@@ -1,0 +1,133 @@
+"""What people see of a replication: the status query, and the Markdown of its details page."""
+
+from datetime import datetime, timedelta
+
+from deltaferry.model.replication import CycleKind
+from deltaferry.model.states import MigrationState
+from deltaferry.planning.downtime import predict
+from deltaferry.planning.phrases import size_text
+from deltaferry.planning.transitions import Situation, allowed
+from workflows.messages import CycleRecord, DiskView, EntityState, Replication, StatusView
+
+_SHOWN_CYCLES = 8
+KEPT_CYCLES = 20
+"""How many cycles the state carries for the query `cycles`."""
+_IMPORT_GUESS = timedelta(minutes=1)
+
+
+def predicted_downtime(cycles: tuple[CycleRecord, ...], expected_import: timedelta = _IMPORT_GUESS) -> timedelta | None:
+    """Return what a migration would take from shutdown to running, from the last committed cycles; None before there are two."""
+    deltas = [cycle for cycle in cycles if cycle.committed and cycle.kind is not CycleKind.INITIAL]
+    if len(deltas) < 2:
+        return None
+    before, last = deltas[-2], deltas[-1]
+    span_s = max((last.started_at - before.started_at).total_seconds(), 1e-3)
+    moving_s = max(last.duration.total_seconds(), 1e-3)
+    rate = last.changed_bytes / moving_s if last.changed_bytes else 0.0
+    return predict(last.changed_bytes / span_s, rate, last.duration, expected_import)
+
+
+def status_view(
+    replication: Replication, state: EntityState, situation: Situation, activity: str, percent: float | None
+) -> StatusView:
+    """Return the answer of the query `status`."""
+    predicted = predicted_downtime(state.cycles)
+    warnings = []
+    if state.migration_state is MigrationState.MIGRATED:
+        warnings.append("The seed disks still cost money: send complete when the migrated VM is in order.")
+    if state.migration is not None:
+        warnings.extend(state.migration.information)
+    return StatusView(
+        vm=replication.vm_name,
+        site=replication.ref.site,
+        instance_uuid=replication.ref.instance_uuid,
+        replication_id=replication.ref.replication_id,
+        replication_state=state.replication_state.value,
+        migration_state=state.migration_state.value,
+        activity=activity,
+        percent=percent,
+        last_recovery_point=state.point.taken_at if state.point else None,
+        next_cycle_at=state.next_due,
+        predicted_downtime_s=round(predicted.total_seconds(), 1) if predicted is not None else None,
+        cycles_committed=state.cycles_committed,
+        delta_bytes_sent=state.delta_bytes_sent,
+        verified_blocks=state.verified_blocks,
+        initial=state.initial,
+        job_id=state.job_id,
+        health=state.health,
+        allowed=tuple(operation.value for operation in allowed(situation)),
+        last_refused=state.last_refused,
+        migration=state.migration,
+        migrated_at=state.migrated_at,
+        warnings=tuple(warnings),
+    )
+
+
+def disk_views(replication: Replication, state: EntityState) -> tuple[DiskView, ...]:
+    """Return the answer of the query `disks`."""
+    bases = {base.disk_key: base for base in (state.bases or state.initial_bases)}
+    views = []
+    for disk in replication.disks:
+        base = bases.get(disk.key)
+        changed = tuple(dict(cycle.changed_by_disk).get(disk.key, 0) for cycle in state.cycles)
+        views.append(
+            DiskView(
+                key=disk.key,
+                label=disk.label,
+                capacity_bytes=disk.capacity_bytes,
+                is_boot=disk.is_boot,
+                copied_bytes=base.copied_up_to_bytes if base else 0,
+                change_id=base.change_id if base else None,
+                changed_bytes_of_last_cycles=changed,
+            )
+        )
+    return tuple(views)
+
+
+def details(view: StatusView, disks: tuple[DiskView, ...], cycles: tuple[CycleRecord, ...]) -> str:
+    """Return the details page: states, last recovery point, what it waits for, what the operator can do next."""
+    lines = [
+        f"### {view.vm}",
+        "",
+        "| replication | migration | last recovery point | predicted downtime |",
+        "|---|---|---|---|",
+        f"| **{view.replication_state}** | **{view.migration_state}** | {_time(view.last_recovery_point)} | {_seconds(view.predicted_downtime_s)} |",
+        "",
+        f"**Now:** {view.activity}",
+        "",
+        f"**You can send:** {', '.join(f'`{name}`' for name in view.allowed) or 'nothing at present'}",
+        "",
+    ]
+    for error in view.health:
+        retried = "it is tried again by itself" if error.retried else "it waits for you"
+        lines += [f"> **{error.kind.value}** at {_time(error.at)}: {error.message}", ">", f"> {error.cause} {error.remedy} ({retried})", ""]
+    lines += [f"> {warning}\n" for warning in view.warnings]
+    if view.last_refused:
+        lines += [f"*Last refused request:* `{view.last_refused.operation}` – {view.last_refused.sentence}", ""]  # noqa: RUF001
+    lines += ["| disk | size | copied | changed in the last cycle |", "|---|---|---|---|"]
+    for disk in disks:
+        changed = disk.changed_bytes_of_last_cycles[-1] if disk.changed_bytes_of_last_cycles else 0
+        boot = " (boot)" if disk.is_boot else ""
+        share = 100 * disk.copied_bytes / disk.capacity_bytes
+        lines.append(f"| {disk.label}{boot} | {size_text(disk.capacity_bytes)} | {share:.0f} % | {size_text(changed)} |")
+    if cycles:
+        lines += ["", "| cycle | kind | began | took | changed | sent | result |", "|---|---|---|---|---|---|---|"]
+        lines += [_cycle_row(cycle) for cycle in reversed(cycles[-_SHOWN_CYCLES:])]
+    return "\n".join(lines)
+
+
+def _cycle_row(cycle: CycleRecord) -> str:
+    result = cycle.decision if cycle.committed else f"failed: {cycle.failure}. {cycle.decision}"
+    number = cycle.cycle_key.partition("-")[0]
+    return (
+        f"| {number} | {cycle.kind.value} | {_time(cycle.started_at)} | {cycle.duration.total_seconds():.1f} s"
+        f" | {size_text(cycle.changed_bytes)} | {size_text(cycle.bytes_sent)} | {result} |"
+    )
+
+
+def _time(at: datetime | None) -> str:
+    return at.strftime("%Y-%m-%d %H:%M:%S UTC") if at else "none yet"
+
+
+def _seconds(value: float | None) -> str:
+    return f"{value:.0f} s" if value is not None else "not known yet"

@@ -1,0 +1,51 @@
+"""Sentences for input that cannot be read: what is wrong, where, and what to write instead."""
+
+import dataclasses
+from typing import Any
+
+from pydantic import ValidationError
+
+EXAMPLES = {
+    "EnableInput": '{"vm": "web-01", "site": "lon1"}',
+    "AdoptInput": '{"site": "lon1"}',
+    "MigrateOptions": '{"shutdown_timeout": "PT10M", "allow_power_off": true}',
+    "EndOptions": '{"keep_change_tracking": false, "reason": "why"}',
+    "Reason": '{"reason": "why"}',
+    "TargetProperties": '{"size": "Standard_D4s_v5", "subnet": "web"}',
+}
+"""An input that is accepted, for each type that people write."""
+
+
+def bad_input_sentence(what: str, kind: type[Any], error: ValidationError) -> str:
+    """Return what is wrong with an input, field by field, with an example of a right one. Holds no value of the input."""
+    problems = "; ".join(_problem(kind, details["loc"], details["type"], details["msg"]) for details in error.errors(include_input=False))
+    example = EXAMPLES.get(kind.__name__, "{}")
+    return f"The input of {what} cannot be used: {problems}. Write for example {example}"
+
+
+def _problem(kind: type[Any], location: tuple[int | str, ...], code: str, message: str) -> str:
+    where = ".".join(str(part) for part in location)
+    if code == "unexpected_keyword_argument":
+        known = ", ".join(field.name for field in dataclasses.fields(_owner(kind, location)))
+        return f"there is no field {where!r} (the fields are {known})"
+    if code == "missing":
+        return f"the field {where!r} is missing"
+    if not where:
+        return f"it must be a JSON object ({message[:1].lower()}{message[1:]})"
+    return f"the field {where!r}: {message[:1].lower()}{message[1:]}"
+
+
+def _owner(kind: type[Any], location: tuple[int | str, ...]) -> type[Any]:
+    """Return the dataclass in which the location's last field was looked for."""
+    for part in location[:-1]:
+        field = next((field for field in dataclasses.fields(kind) if field.name == part), None)
+        inner = _dataclass_in(field.type) if field is not None else None
+        if inner is None:
+            return kind
+        kind = inner
+    return kind
+
+
+def _dataclass_in(annotation: Any) -> type[Any] | None:
+    candidates = [annotation, *getattr(annotation, "__args__", ())]
+    return next((c for c in candidates if isinstance(c, type) and dataclasses.is_dataclass(c)), None)

@@ -1,0 +1,20 @@
+"""The one list of workflows."""
+
+from workflows.adopt_replications import AdoptReplications
+from workflows.enable_replication import EnableReplication
+from workflows.ending import CompleteMigration, StopReplication
+from workflows.initial_replication import InitialReplication
+from workflows.migrate_vm import MigrateVm
+from workflows.replicate_vm import ReplicateVm
+from workflows.site_slots import SiteSlots
+
+WORKFLOWS = (
+    EnableReplication,
+    AdoptReplications,
+    ReplicateVm,
+    InitialReplication,
+    MigrateVm,
+    StopReplication,
+    CompleteMigration,
+    SiteSlots,
+)

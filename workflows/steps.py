@@ -1,0 +1,79 @@
+"""How a workflow carries out a step, and how it reads what went wrong."""
+
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeVar, overload
+
+from temporalio import workflow
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
+
+from deltaferry.model.errors import CATALOGUE, ErrorKind
+from deltaferry.model.replication import CycleKind
+from deltaferry.model.states import HealthError
+from workflows.messages import FailureView
+from workflows.policies import Step, priority
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+@overload
+async def perform(
+    step: Callable[[Any, A], Awaitable[R]], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None
+) -> R: ...
+
+
+@overload
+async def perform(
+    step: Callable[[Any, A], R], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None
+) -> R: ...
+
+
+async def perform(
+    step: Callable[[Any, A], Any], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None
+) -> Any:
+    """Run an activity under a step's limits. `summary` is what the Temporal UI's timeline shows.
+
+    A cancellation is passed on to the activity and its end awaited, so that nothing of it still runs behind us.
+    """
+    return await workflow.execute_activity_method(
+        step,
+        request,
+        task_queue=queue,
+        start_to_close_timeout=limits.start_to_close,
+        heartbeat_timeout=limits.heartbeat,
+        schedule_to_start_timeout=limits.schedule_to_start,
+        schedule_to_close_timeout=limits.schedule_to_close,
+        retry_policy=limits.retry,
+        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+        summary=summary,
+        priority=priority(kind or CycleKind.DELTA),
+    )
+
+
+def failure_of(error: BaseException) -> FailureView:
+    """Return the taxonomy's view of a failed step; by types alone, never by text."""
+    cause: BaseException | None = error.cause if isinstance(error, ActivityError) else error
+    if isinstance(cause, ApplicationError):
+        try:
+            kind = ErrorKind(cause.type or "")
+        except ValueError:
+            return FailureView(ErrorKind.INTERNAL, f"{cause.type}: {cause.message}")
+        number = cause.details[0] if cause.details and isinstance(cause.details[0], int) else None
+        return FailureView(kind, cause.message, number)
+    if isinstance(cause, TimeoutError):
+        where = f" on {error.activity_type}" if isinstance(error, ActivityError) else ""
+        reason = cause.type.name.lower().replace("_", " ") if cause.type is not None else "time"
+        return FailureView(ErrorKind.INTERRUPTED, f"No worker finished the step in time ({reason} limit{where}).")
+    return FailureView(ErrorKind.INTERNAL, f"{type(cause).__name__}: {cause}")
+
+
+def health_error(failure: FailureView, at: datetime, *, retried: bool) -> HealthError:
+    """Return what a person reads of a failure."""
+    record = CATALOGUE[failure.kind]
+    return HealthError(failure.kind, failure.detail, record.cause, record.remedy, retried, at)
+
+
+def refusal(kind: ErrorKind, sentence: str) -> ApplicationError:
+    """Return the error by which a workflow or an update refuses something for good."""
+    return ApplicationError(sentence, type=kind.value, non_retryable=True)
