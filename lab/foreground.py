@@ -1,5 +1,6 @@
 """`deltaferry lab` and `make lab`: the lab by itself, in the foreground, with what is needed to use it."""
 
+import shlex
 import signal
 import sys
 import threading
@@ -53,7 +54,7 @@ def write_environment(world: World) -> Path:
     file = world.directory / "environment.sh"
     variables = {**world.environment, "DELTAFERRY_CONFIG": str(world.config_file)}
     file.touch(mode=0o600)
-    file.write_text("".join(f"export {name}='{value}'\n" for name, value in variables.items()))
+    file.write_text("".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
     return file
 
 

@@ -154,13 +154,18 @@ class ManagedProcess:
         self.spawn()
         self.await_ready()
 
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, to a frozen child too, without waiting; no-op if it is not running."""
+        if self.running:
+            self._signal(signal.SIGTERM)
+            self._signal(signal.SIGCONT)
+
     def stop(self, within_s: float = 10.0) -> None:
         """End the child by SIGTERM, by SIGKILL if it takes longer, with all of its group; no-op if it is not running."""
         if self._process is None:
             return
         if self.running:
-            self._signal(signal.SIGTERM)
-            self._signal(signal.SIGCONT)
+            self.ask_to_stop()
             try:
                 self._process.wait(within_s)
             except subprocess.TimeoutExpired:

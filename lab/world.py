@@ -1,6 +1,5 @@
 """The lab as a whole: every part in a process of its own, on loopback, in a folder of its own, gone when it ends."""
 
-import json
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,6 +11,8 @@ from pydantic import TypeAdapter
 
 from lab import settings as lab
 from lab.arm.control import ArmControl
+from lab.arm.errors import Json
+from lab.arm.service import ArmService, ImportAccount
 from lab.blob_service import BlobService, new_account_key
 from lab.certificates import make_certificates, write_private
 from lab.configuration import (
@@ -56,10 +57,10 @@ class World:
         self.certificates = make_certificates(self.directory / "certificates")
         self._control_token = secrets.token_urlsafe(24)
         self._keys = {account: new_account_key() for account in ACCOUNTS.values()}
-        self.environment = self._secrets()
         self.temporal = TemporalServer(self.directory / "temporal", self._logs, self.settings.search_attributes, with_ui=self.settings.with_ui)
         self.blobs = BlobService(self.directory / "stores", self._logs, self.certificates, self._keys)
-        self.arm = ManagedProcess(self._arm_spec())
+        self.arm = self._azure()
+        self.environment = self._secrets()
         self.vcenter = ManagedProcess(self._vcenter_spec())
         self._children: list[ManagedProcess] = []
 
@@ -89,24 +90,27 @@ class World:
         self.stop()
 
     def stop(self) -> None:
-        """Stop workers, guests and all parts, last started first; the folder stays."""
-        for child in reversed(self._children):
+        """Stop workers and guests, then all parts; the folder stays. No-op for what does not run."""
+        for child in self._children:
+            child.ask_to_stop()
+        for child in self._children:
             child.stop(_WORKER_STOPS_WITHIN_S)
-        self.vcenter.stop()
-        self.arm.stop()
-        self.blobs.stop()
-        self.temporal.process.stop()
+        parts = (self.vcenter, self.arm.process, self.blobs.front, self.blobs.azurite, self.temporal.process)
+        for part in parts:
+            part.ask_to_stop()
+        for part in parts:
+            part.stop()
 
     @property
     def endpoints(self) -> Endpoints:
         """Where the parts are. Raises LabError before they are ready."""
-        nbd = cast("Mapping[str, int]", self._ready(self.vcenter, "nbd"))
+        nbd = cast("Mapping[str, int]", self._vcenter_ready("nbd"))
         return Endpoints(
             temporal=self.temporal.address,
             namespace=NAMESPACE,
-            vcenter=f"https://127.0.0.1:{self._ready(self.vcenter, 'port')}",
+            vcenter=f"https://127.0.0.1:{self._vcenter_ready('port')}",
             nbd={host: f"127.0.0.1:{port}" for host, port in nbd.items()},
-            arm=f"https://127.0.0.1:{self._ready(self.arm, 'port')}",
+            arm=self.arm.url,
             accounts={store: self.blobs.url(account) for store, account in ACCOUNTS.items()},
             ca_file=self.certificates.ca_file,
         )
@@ -119,12 +123,12 @@ class World:
     @property
     def vcenter_control(self) -> VcenterControl:
         """State, faults, times and bad luck of the lab's vCenter."""
-        return VcenterControl(f"http://127.0.0.1:{self._ready(self.vcenter, 'control_port')}", self._control_token)
+        return VcenterControl(f"http://127.0.0.1:{self._vcenter_ready('control_port')}", self._control_token)
 
     @property
     def arm_control(self) -> ArmControl:
         """Faults, times and insight of the lab's Azure."""
-        return ArmControl(f"http://127.0.0.1:{self._ready(self.arm, 'control_port')}", self._control_token)
+        return self.arm.control
 
     def account_key(self, store: str) -> str:
         """Return the account key of a store: `log`, `gateway` or `seed`."""
@@ -168,7 +172,7 @@ class World:
         return {
             VCENTER_USER: lab.VCENTER_USER,
             VCENTER_PASSWORD: secrets.token_urlsafe(18),
-            ARM_TOKEN: secrets.token_urlsafe(24),
+            ARM_TOKEN: self.arm.token,
             KEY_FILE: str(key_file),
             **{account_key_variable(store): self._keys[account] for store, account in ACCOUNTS.items()},
         }
@@ -203,35 +207,28 @@ class World:
         )
         write_private(self._inventory_file, TypeAdapter(InventorySpec).dump_json(inventory))
 
-    def _arm_spec(self) -> ProcessSpec:
+    def _azure(self) -> ArmService:
         accounts = {
-            account_resource_id(store): {"url": self.blobs.url(account), "name": account, "key": self._keys[account], "location": lab.LOCATION}
+            account_resource_id(store): ImportAccount(self.blobs.url(account), account, self._keys[account])
             for store, account in ACCOUNTS.items()
         }
-        accounts_file, seed_file = self.directory / "accounts.json", self.directory / "azure.json"
-        write_private(accounts_file, json.dumps(accounts).encode())
-        seed_file.write_text(json.dumps(_azure_seed()))
         times = self.settings.times
-        return ProcessSpec(
-            name="arm",
-            command=python_command(
-                *("-m", "lab.arm", "--directory", str(self.directory / "azure")),
-                *("--certificate", str(self.certificates.certificate_file), "--key", str(self.certificates.key_file)),
-                *("--ca", str(self.certificates.ca_file), "--accounts", str(accounts_file), "--seed", str(seed_file)),
-                *("--retry-after-s", str(times.azure_retry_after_s), "--operation-s", str(times.azure_operation_s)),
-            ),
-            log_directory=self._logs,
-            environment={_CONTROL_TOKEN: self._control_token, ARM_TOKEN: self.environment[ARM_TOKEN]},
-            readiness=Readiness.JSON_LINE,
+        return ArmService(
+            self.directory / "azure",
+            self.certificates,
+            accounts,
+            seed=_azure_seed(),
+            retry_after_s=times.azure_retry_after_s,
+            operation_s=times.azure_operation_s,
         )
 
-    def _ready(self, process: ManagedProcess, name: str) -> object:
-        if name not in process.ready:
-            raise LabError(f"{process.spec.name} has not said yet where it serves.")
-        return process.ready[name]
+    def _vcenter_ready(self, name: str) -> object:
+        if name not in self.vcenter.ready:
+            raise LabError("vCenter has not said yet where it serves.")
+        return self.vcenter.ready[name]
 
 
-def _azure_seed() -> Mapping[str, object]:
+def _azure_seed() -> Json:
     return {
         "subscription_id": lab.SUBSCRIPTION,
         "locations": [lab.LOCATION],

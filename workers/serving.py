@@ -84,7 +84,7 @@ def source_queues(settings: Settings, closers: list[Callable[[], None]], only_tr
     if only_transfer is not None:
         return [Serving(names.transfer_queue(only_transfer), [transfers.transfer], _DISKS_PER_APPLIANCE)]
     checks, snapshots, power, cleanup = SourceChecks(sites), Snapshots(sites), SourcePower(sites), SourceCleanup(sites)
-    steps = [
+    steps: list[Callable[..., Any]] = [
         checks.check_source,
         snapshots.prepare_source,
         snapshots.begin_cycle,
@@ -106,7 +106,7 @@ def target_queues(settings: Settings, client: Client) -> list[Serving]:
     targets = {name: build_target(settings, name) for name in settings.targets}
     apply, verification, cleanup, archive = Apply(targets), Verification(targets), TargetCleanup(targets), Archive(targets, client)
     checks, vm = TargetChecks(targets), TargetVmActivities(targets)
-    beside_stores = [
+    beside_stores: list[Callable[..., Any]] = [
         apply.prepare_target,
         apply.apply,
         verification.verify_chunks,
@@ -117,7 +117,7 @@ def target_queues(settings: Settings, client: Client) -> list[Serving]:
         archive.archive_history,
         archive.read_commit_records,
     ]
-    resource_manager = [checks.check_target, vm.import_disks, vm.create_target_vm, vm.delete_target]
+    resource_manager: list[Callable[..., Any]] = [checks.check_target, vm.import_disks, vm.create_target_vm, vm.delete_target]
     queues = []
     for name in targets:
         queues.append(Serving(names.apply_queue(name), beside_stores, _TARGET_THREADS))
@@ -128,12 +128,12 @@ def target_queues(settings: Settings, client: Client) -> list[Serving]:
 async def connect(settings: Settings) -> Client:
     """Connect to Temporal. Raises BAD_CONFIGURATION, saying where it was looked for, if nothing answers."""
     config = settings.temporal.connect_config()
-    runtime = None
+    runtime: Runtime | None = None
     if settings.metrics.prometheus is not None:
         telemetry = TelemetryConfig(metrics=PrometheusConfig(bind_address=str(settings.metrics.prometheus)))
         runtime = Runtime(telemetry=telemetry)
     try:
-        return await Client.connect(**config, plugins=[plugin()], **({"runtime": runtime} if runtime else {}))
+        return await Client.connect(**config, plugins=[plugin()], runtime=runtime)
     except (RuntimeError, RPCError) as error:
         raise DeltaferryError(
             ErrorKind.BAD_CONFIGURATION,

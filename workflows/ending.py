@@ -6,7 +6,6 @@ A replication continues as new into one of them, under its own id, once no cycle
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import VersioningBehavior
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -29,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.policies import CLEAN
     from workflows.presenting import details, disk_views, status_view
-    from workflows.steps import failure_of, health_error, perform, refusal
+    from workflows.steps import failure_of, health_error, perform, refusal, require_carried
 
 
 class Ending(ReplicationCommands):
@@ -38,7 +37,9 @@ class Ending(ReplicationCommands):
     in_progress: ReplicationState
     failed: ReplicationState
 
-    def __init__(self, start: EndInput) -> None:
+    def __init__(self, start: EndInput | None = None) -> None:
+        if start is None:
+            return  # end() says what that means
         self._replication = start.replication
         self._state = start.state
         self._options = start.options
@@ -136,7 +137,7 @@ class Ending(ReplicationCommands):
         )
 
 
-@workflow.defn(name=names.STOP_REPLICATION, versioning_behavior=VersioningBehavior.PINNED)
+@workflow.defn(name=names.STOP_REPLICATION)
 class StopReplication(Ending):
     """Ends a replication before a migration."""
 
@@ -144,16 +145,17 @@ class StopReplication(Ending):
     failed = ReplicationState.STOP_FAILED
 
     @workflow.init
-    def __init__(self, start: EndInput) -> None:
+    def __init__(self, start: EndInput | None = None) -> None:
         super().__init__(start)
 
     @workflow.run
-    async def run(self, start: EndInput) -> EndResult:
+    async def run(self, start: EndInput | None = None) -> EndResult:
         """Stop."""
+        require_carried(start)
         return await self.end()
 
 
-@workflow.defn(name=names.COMPLETE_MIGRATION, versioning_behavior=VersioningBehavior.PINNED)
+@workflow.defn(name=names.COMPLETE_MIGRATION)
 class CompleteMigration(Ending):
     """Ends a replication after a successful migration; the migrated VM stays."""
 
@@ -161,10 +163,11 @@ class CompleteMigration(Ending):
     failed = ReplicationState.COMPLETE_FAILED
 
     @workflow.init
-    def __init__(self, start: EndInput) -> None:
+    def __init__(self, start: EndInput | None = None) -> None:
         super().__init__(start)
 
     @workflow.run
-    async def run(self, start: EndInput) -> EndResult:
+    async def run(self, start: EndInput | None = None) -> EndResult:
         """Complete."""
+        require_carried(start)
         return await self.end()

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 from temporalio import workflow
-from temporalio.common import VersioningBehavior
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -31,18 +30,20 @@ with workflow.unsafe.imports_passed_through():
         VerifyChunksInput,
     )
     from workflows.policies import VERIFY
-    from workflows.steps import failure_of, health_error, perform
+    from workflows.steps import failure_of, health_error, perform, require_carried
 
 _LOST_SNAPSHOTS = 20
 """After so many snapshots lost in a row without progress the copy is given up: something removes them."""
 
 
-@workflow.defn(name=names.INITIAL_REPLICATION, versioning_behavior=VersioningBehavior.PINNED)
+@workflow.defn(name=names.INITIAL_REPLICATION)
 class InitialReplication:
     """Copies under one snapshot; where that is lost, copies the rest and the changes below the mark under a new one."""
 
     @workflow.init
-    def __init__(self, start: InitialInput) -> None:
+    def __init__(self, start: InitialInput | None = None) -> None:
+        if start is None:
+            return  # run() says what that means
         self._replication = start.replication
         self._entity_id = start.entity_id
         self._profile = start.replication.profile
@@ -62,8 +63,9 @@ class InitialReplication:
         await self._slots.granted(grant)
 
     @workflow.run
-    async def run(self, start: InitialInput) -> None:
+    async def run(self, start: InitialInput | None = None) -> None:
         """Copy, seal, report; a cancellation cuts the copy, and leaves no snapshot and no slots behind."""
+        require_carried(start)
         try:
             report = await self._copy()
         except (FailureError, asyncio.CancelledError) as error:

@@ -6,7 +6,6 @@ from datetime import datetime, timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.common import VersioningBehavior
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -34,7 +33,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.policies import ASK, AZURE, POWER
     from workflows.presenting import predicted_downtime
-    from workflows.steps import failure_of, health_error, perform
+    from workflows.steps import failure_of, health_error, perform, require_carried
 
 T = TypeVar("T")
 
@@ -50,12 +49,14 @@ class CycleFailedError(Exception):
         self.error = error
 
 
-@workflow.defn(name=names.MIGRATE_VM, versioning_behavior=VersioningBehavior.PINNED)
+@workflow.defn(name=names.MIGRATE_VM)
 class MigrateVm:
     """On-demand delta, shutdown, final delta, disks, NICs and VM; each phase with its time."""
 
     @workflow.init
-    def __init__(self, start: MigrateInput) -> None:
+    def __init__(self, start: MigrateInput | None = None) -> None:
+        if start is None:
+            return  # run() says what that means
         self._start = start
         self._replication = start.replication
         self._options = start.options
@@ -73,8 +74,9 @@ class MigrateVm:
         self._answers[answer.request_id] = answer
 
     @workflow.run
-    async def run(self, start: MigrateInput) -> None:
+    async def run(self, start: MigrateInput | None = None) -> None:
         """Migrate and report; after a failure nothing half-made stays in Azure, and replication is intact."""
+        require_carried(start)
         try:
             result = await self._migrate()
         except CycleFailedError as failed:

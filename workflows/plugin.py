@@ -4,11 +4,11 @@ So that a replay is what production ran.
 """
 
 import dataclasses
+import logging
 from typing import Any
 
 import temporalio.api.common.v1
 from pydantic import ValidationError
-from temporalio import workflow
 from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter
 from temporalio.converter import CompositePayloadConverter, DataConverter, DefaultPayloadConverter, JSONPlainPayloadConverter
 from temporalio.exceptions import ApplicationError
@@ -20,14 +20,16 @@ from deltaferry.model.errors import ErrorKind
 from workflows.messages import EndInput, InitialInput, MigrateInput, ReplicateVmInput, SlotsState
 from workflows.refusals import EXAMPLES, bad_input_sentence
 
+_LOG = logging.getLogger(__name__)
+
 _CARRIED = (ReplicateVmInput, EndInput, InitialInput, MigrateInput, SlotsState)
-"""Inputs that only workflows write. Started by hand they cannot be read; carried by a run of ours they must be."""
+"""Inputs that only workflows write."""
 
 
 class OperatorInputConverter(PydanticJSONPlainPayloadConverter):
     """Refuses input that people write with a sentence, where the SDK's own error would leave a workflow hanging.
 
-    A carried state that cannot be read is left to the SDK: the run stays open, and a deploy heals it.
+    A carried state that cannot be read becomes None: `steps.require_carried` tells a start by hand from a run of ours.
     """
 
     def from_payload(self, payload: temporalio.api.common.v1.Payload, type_hint: type | None = None) -> Any:
@@ -37,15 +39,12 @@ class OperatorInputConverter(PydanticJSONPlainPayloadConverter):
         except ValidationError as error:
             kind = _operator_type(type_hint)
             if kind is not None:
-                sentence = bad_input_sentence(_subject(), kind, error)
-            elif _first_run_of_carried(type_hint):
-                sentence = (
-                    "This workflow is started by Deltaferry itself. Start EnableReplication on the queue control instead: "
-                    + EXAMPLES["EnableInput"]
-                )
-            else:
-                raise
-            raise ApplicationError(sentence, type=ErrorKind.BAD_INPUT.value, non_retryable=True) from None
+                sentence = bad_input_sentence(kind.__name__, kind, error)
+                raise ApplicationError(sentence, type=ErrorKind.BAD_INPUT.value, non_retryable=True) from None
+            if _is_carried(type_hint):
+                _LOG.warning("a carried input cannot be read: %d errors", error.error_count())
+                return None
+            raise
 
 
 class DeltaferryPayloadConverter(CompositePayloadConverter):
@@ -66,13 +65,8 @@ def _operator_type(hint: Any) -> type[Any] | None:
     return next((c for c in candidates if isinstance(c, type) and c.__name__ in EXAMPLES), None)
 
 
-def _first_run_of_carried(hint: Any) -> bool:
-    candidates = [hint, *getattr(hint, "__args__", ())]
-    return any(c in _CARRIED for c in candidates) and workflow.in_workflow() and workflow.info().continued_run_id is None
-
-
-def _subject() -> str:
-    return workflow.info().workflow_type if workflow.in_workflow() else "this request"
+def _is_carried(hint: Any) -> bool:
+    return any(candidate in _CARRIED for candidate in (hint, *getattr(hint, "__args__", ())))
 
 
 def _runner(runner: WorkflowRunner | None) -> WorkflowRunner:

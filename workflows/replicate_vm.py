@@ -7,7 +7,6 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.common import VersioningBehavior
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
@@ -52,18 +51,20 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.policies import CYCLES_PER_RUN, POWER, PREPARE, SETTLE
     from workflows.presenting import KEPT_CYCLES, details, disk_views, status_view
-    from workflows.steps import failure_of, health_error, perform, refusal
+    from workflows.steps import failure_of, health_error, perform, refusal, require_carried
 
 _R, _M = ReplicationState, MigrationState
 _CYCLES_RUN_IN = frozenset({_R.DELTA_SYNC, _R.RESUME_QUEUED, _R.RESUME_IN_PROGRESS})
 
 
-@workflow.defn(name=names.REPLICATE_VM, versioning_behavior=VersioningBehavior.PINNED)
+@workflow.defn(name=names.REPLICATE_VM)
 class ReplicateVm(ReplicationCommands):
     """Prepare, copy once, then delta cycles until a migration is completed or replication is stopped."""
 
     @workflow.init
-    def __init__(self, start: ReplicateVmInput) -> None:
+    def __init__(self, start: ReplicateVmInput | None = None) -> None:
+        if start is None:
+            return  # run() says what that means
         self._replication = start.replication
         self._state = start.state
         self._slots = SlotHolder()
@@ -174,8 +175,9 @@ class ReplicateVm(ReplicationCommands):
     # --- the procedure ---
 
     @workflow.run
-    async def run(self, start: ReplicateVmInput) -> None:
+    async def run(self, start: ReplicateVmInput | None = None) -> None:
         """Replicate until the end; this run ends by continuing as new, as itself or as the workflow that ends replication."""
+        require_carried(start)
         self._refuse_foreign_start()
         self._present()
         await ensure_arbiter_once(self)
@@ -547,9 +549,10 @@ class ReplicateVm(ReplicationCommands):
         await workflow.wait_condition(workflow.all_handlers_finished)
         if self._has_work_but_rolling():
             return
+        upgraded = workflow.info().is_target_worker_deployment_version_changed()
         workflow.continue_as_new(
             ReplicateVmInput(self._replication, self._state),
-            initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE,
+            initial_versioning_behavior=workflow.ContinueAsNewVersioningBehavior.AUTO_UPGRADE if upgraded else None,
         )
 
     def _has_work_but_rolling(self) -> bool:

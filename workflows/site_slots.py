@@ -3,7 +3,6 @@
 import asyncio
 
 from temporalio import workflow
-from temporalio.common import VersioningBehavior
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
@@ -19,6 +18,7 @@ with workflow.unsafe.imports_passed_through():
         SlotsWanted,
         WaitingRequest,
     )
+    from workflows.steps import require_carried
 
 _PRIORITIES = {
     CycleKind.FINAL: Priority.PRE_FAILOVER,
@@ -28,18 +28,21 @@ _PRIORITIES = {
 }
 
 
-@workflow.defn(name=names.SITE_SLOTS, versioning_behavior=VersioningBehavior.PINNED)
+@workflow.defn(name=names.SITE_SLOTS)
 class SiteSlots:
     """Grants whole vectors of slots by priority and age; the decision is `planning.slots.grant`."""
 
     @workflow.init
-    def __init__(self, state: SlotsState) -> None:
+    def __init__(self, state: SlotsState | None = None) -> None:
+        if state is None:
+            return  # run() says what that means
         self._state = state
         self._changed = True
 
     @workflow.run
-    async def run(self, state: SlotsState) -> None:
+    async def run(self, state: SlotsState | None = None) -> None:
         """Grant what fits whenever something changed; for ever."""
+        require_carried(state)
         while True:
             await workflow.wait_condition(lambda: self._changed or self._should_roll_over())
             if not self._changed:

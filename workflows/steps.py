@@ -12,6 +12,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import HealthError
 from workflows.messages import FailureView
 from workflows.policies import Step, priority
+from workflows.refusals import EXAMPLES
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -72,6 +73,25 @@ def health_error(failure: FailureView, at: datetime, *, retried: bool) -> Health
     """Return what a person reads of a failure."""
     record = CATALOGUE[failure.kind]
     return HealthError(failure.kind, failure.detail, record.cause, record.remedy, retried, at)
+
+
+T = TypeVar("T")
+
+
+def require_carried(start: T | None) -> T:
+    """Return an input that only workflows write. One that is missing or cannot be read is refused, if people sent it.
+
+    If it was carried over by a run of ours, only the workflow task fails: the run stays open, and a deploy heals it.
+    """
+    if start is not None:
+        return start
+    if workflow.info().continued_run_id is not None:
+        raise RuntimeError("the state carried over by the previous run cannot be read by this version of the code")
+    raise refusal(
+        ErrorKind.OPERATION_REFUSED,
+        f"{workflow.info().workflow_type} is started by Deltaferry itself. Start EnableReplication on the queue control instead,"
+        f" for example with {EXAMPLES['EnableInput']}",
+    )
 
 
 def refusal(kind: ErrorKind, sentence: str) -> ApplicationError:

@@ -278,7 +278,7 @@ _backoff = wait_random_exponential(multiplier=0.2, max=5)
 def _wait(state: RetryCallState) -> float:
     """Wait as long as the service says, or with growing random back-off."""
     error = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(error, Refused) and error.retry_after is not None:
+    if isinstance(error, Refused) and error.retry_after:
         return error.retry_after.total_seconds()
     return _backoff(state)
 

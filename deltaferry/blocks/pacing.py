@@ -6,6 +6,7 @@ then grows by 1.5 % a second up to where it began.
 
 import threading
 import time
+from collections.abc import Callable
 
 from deltaferry.model.units import MIB
 
@@ -19,11 +20,12 @@ _RECOVERY_PER_S = 1.015
 class Pacer:
     """Spreads the requests of several threads to one blob over time. Safe to use from several threads."""
 
-    def __init__(self, bytes_per_s: float = DEFAULT_BYTES_PER_S) -> None:
-        """Begin at a rate, which stays the highest one."""
+    def __init__(self, bytes_per_s: float = DEFAULT_BYTES_PER_S, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin at a rate, which stays the highest one. `clock` returns seconds that never run back."""
         self._limit = self._rate = float(bytes_per_s)
         self._lock = threading.Lock()
-        self._next_s = self._grown_s = time.monotonic()
+        self._clock = clock
+        self._next_s = self._grown_s = clock()
         self._cut_s = float("-inf")
 
     @property
@@ -34,7 +36,7 @@ class Pacer:
     def reserve(self, size_bytes: int) -> float:
         """Book a request; return how many seconds to wait before sending it."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._rate = min(self._limit, self._rate * _RECOVERY_PER_S ** (now - self._grown_s))
             self._grown_s = now
             begin = max(now, self._next_s)
@@ -44,7 +46,7 @@ class Pacer:
     def throttled(self) -> None:
         """Take note of a 503."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             if now - self._cut_s >= _DEAD_BAND_S:
                 self._cut_s = self._grown_s = now
                 self._rate *= _CUT

@@ -84,9 +84,7 @@ class VSphere:
         self, instance_uuid: str, snapshot_moref: str, disk_key: int, capacity_bytes: int, change_id: str
     ) -> Iterator[Extent]:
         """Yield what changed on a disk since `change_id`, asking for a page when the one before is used up."""
-        return changed_areas.changed_areas(
-            self._session, instance_uuid, snapshot_moref, disk_key, capacity_bytes, change_id
-        )
+        return changed_areas.changed_areas(self._session, instance_uuid, snapshot_moref, disk_key, capacity_bytes, change_id)
 
     def shut_down_guest(self, instance_uuid: str) -> None:
         """Ask the guest to shut down, and return at once."""

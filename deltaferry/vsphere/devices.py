@@ -88,7 +88,8 @@ def _source_disk(device: Any, controller: Any, datastore_names: Mapping[str, str
         unit_number=device.unitNumber or 0,
         independent=str(getattr(backing, "diskMode", "") or "").startswith("independent"),
         physical_rdm=_is_physical(backing),
-        shared=getattr(backing, "sharing", None) == "sharingMultiWriter" or getattr(controller, "sharedBus", None) in _SHARED_BUSES,
+        shared=getattr(backing, "sharing", None) == "sharingMultiWriter"
+        or getattr(controller, "sharedBus", None) in _SHARED_BUSES,
         encrypted=getattr(backing, "keyId", None) is not None,
         is_delta_backing=getattr(backing, "parent", None) is not None,
     )

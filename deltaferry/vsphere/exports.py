@@ -43,7 +43,8 @@ class PlainNbdExports:
         if vm.host not in self._hosts:
             known = ", ".join(sorted(self._hosts)) or "none"
             raise DeltaferryError(
-                ErrorKind.BAD_CONFIGURATION, f"no NBD address is configured for ESXi host {vm.host!r}, which runs {vm.name}; known: {known}"
+                ErrorKind.BAD_CONFIGURATION,
+                f"no NBD address is configured for ESXi host {vm.host!r}, which runs {vm.name}; known: {known}",
             )
         _disk_of(snapshot, disk_key)
         host, port = self._hosts[vm.host]

@@ -15,9 +15,7 @@ def locate(session: Session, instance_uuid: str) -> ManagedObject:
     """Return the VM with an instance UUID. Raises VM_NOT_FOUND, VM_AMBIGUOUS."""
     found = by_uuid(session, instance_uuid)
     if not found:
-        raise DeltaferryError(
-            ErrorKind.VM_NOT_FOUND, f"{session.endpoint.host} has no VM with the instance UUID {instance_uuid}"
-        )
+        raise DeltaferryError(ErrorKind.VM_NOT_FOUND, f"{session.endpoint.host} has no VM with the instance UUID {instance_uuid}")
     if len(found) > 1:
         names = ", ".join(sorted(moref(vm) for vm in found))
         raise DeltaferryError(ErrorKind.VM_AMBIGUOUS, f"several VMs have the instance UUID {instance_uuid}: {names}")

@@ -64,7 +64,9 @@ def _wait_until_ready(process: subprocess.Popen[bytes], path: Path, log: Path, w
                 ErrorKind.DISK_READ_FAILED, f"nbdkit ended with status {process.returncode} before it served {what}: {_tail(log)}"
             )
         if time.monotonic() > until:
-            raise DeltaferryError(ErrorKind.DISK_READ_FAILED, f"nbdkit did not serve {what} within {_READY_S:.0f} s: {_tail(log)}")
+            raise DeltaferryError(
+                ErrorKind.DISK_READ_FAILED, f"nbdkit did not serve {what} within {_READY_S:.0f} s: {_tail(log)}"
+            )
         time.sleep(_POLL_S)
 
 

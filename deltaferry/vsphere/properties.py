@@ -81,7 +81,9 @@ def read_all(session: Session, kind: Any, paths: Sequence[str]) -> tuple[ObjectP
     return once_more_in_a_new_session(session, read)
 
 
-def read_referenced(session: Session, owner: ManagedObject, path: str, kind: Any, paths: Sequence[str]) -> tuple[ObjectProperties, ...]:
+def read_referenced(
+    session: Session, owner: ManagedObject, path: str, kind: Any, paths: Sequence[str]
+) -> tuple[ObjectProperties, ...]:
     """Return properties of the objects that a property of `owner` refers to; those that are gone are left out."""
     spec = _query.FilterSpec(
         objectSet=[

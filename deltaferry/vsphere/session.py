@@ -100,9 +100,7 @@ class Session:
     `password` is called at every log-in, so that a rotated secret is read again; what it raises passes through.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, password: Callable[[], str], *, keepalive_s: float = KEEPALIVE_S
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, password: Callable[[], str], *, keepalive_s: float = KEEPALIVE_S) -> None:
         self.endpoint = endpoint
         self._password = password
         self._keepalive_s = keepalive_s
@@ -197,7 +195,8 @@ class Session:
             return self._password()
         except OSError as error:
             raise DeltaferryError(
-                ErrorKind.BAD_CONFIGURATION, f"the password of {self.endpoint.user} at {self.endpoint.host} cannot be read: {error.strerror}"
+                ErrorKind.BAD_CONFIGURATION,
+                f"the password of {self.endpoint.user} at {self.endpoint.host} cannot be read: {error.strerror}",
             ) from error
 
     def _keep_alive(self) -> None:
@@ -220,7 +219,8 @@ def verified_context(endpoint: Endpoint) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=str(endpoint.ca_file) if endpoint.ca_file else None)
     except (OSError, ssl.SSLError) as error:
         raise DeltaferryError(
-            ErrorKind.BAD_CONFIGURATION, f"the CA file {endpoint.ca_file} of {endpoint.host} cannot be read: {type(error).__name__}"
+            ErrorKind.BAD_CONFIGURATION,
+            f"the CA file {endpoint.ca_file} of {endpoint.host} cannot be read: {type(error).__name__}",
         ) from error
 
 

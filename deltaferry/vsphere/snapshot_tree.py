@@ -12,7 +12,9 @@ _BEGINNING = datetime.min.replace(tzinfo=UTC)
 
 def snapshots_of(information: Any) -> tuple[Snapshot, ...]:
     """Return all snapshots of a VM's `snapshot` property, oldest first, without their disks."""
-    trees = sorted(_trees(information.rootSnapshotList or ()) if information else (), key=lambda tree: tree.createTime or _BEGINNING)
+    trees = sorted(
+        _trees(information.rootSnapshotList or ()) if information else (), key=lambda tree: tree.createTime or _BEGINNING
+    )
     return tuple(
         Snapshot(
             moref=moref(tree.snapshot),

@@ -32,7 +32,9 @@ def take_snapshot(session: Session, instance_uuid: str, name: str, description: 
             wait_for_task(session, vm.CreateSnapshotEx_Task(name, description, False, None), beat)
         present = _named(list_snapshots(session, vm), name)
     if present is None:
-        raise DeltaferryError(ErrorKind.SNAPSHOT_LOST, f"snapshot {name} of VM {instance_uuid} was removed as soon as it was taken")
+        raise DeltaferryError(
+            ErrorKind.SNAPSHOT_LOST, f"snapshot {name} of VM {instance_uuid} was removed as soon as it was taken"
+        )
     return _with_disks(session, present)
 
 
@@ -92,5 +94,6 @@ def _by_moref(snapshots: tuple[Snapshot, ...], moref: str) -> Snapshot | None:
 def _must_be_ours(name: str, verb: str) -> None:
     if not name.startswith(OWN_PREFIX):
         raise DeltaferryError(
-            ErrorKind.OPERATION_REFUSED, f"snapshot {name!r} is not {verb}: only names that begin with {OWN_PREFIX} are Deltaferry's"
+            ErrorKind.OPERATION_REFUSED,
+            f"snapshot {name!r} is not {verb}: only names that begin with {OWN_PREFIX} are Deltaferry's",
         )

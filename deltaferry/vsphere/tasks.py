@@ -101,7 +101,9 @@ def _operation(info: Any) -> str:
     return str(getattr(getattr(name, "info", None), "wsdlName", name))
 
 
-def _changes(session: Session, reference: ManagedObject, paths: Sequence[str], beat: Beat) -> Generator[Mapping[str, Any], None, None]:
+def _changes(
+    session: Session, reference: ManagedObject, paths: Sequence[str], beat: Beat
+) -> Generator[Mapping[str, Any], None, None]:
     """Yield the object's properties at first and after every change, and an empty mapping when nothing changed for a while.
 
     Ends when the object leaves the collector's sight.

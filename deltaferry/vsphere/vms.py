@@ -62,7 +62,9 @@ def read_vm(session: Session, instance_uuid: str) -> SourceVm:
     """Return one VM as it is now. Raises VM_NOT_FOUND, VM_AMBIGUOUS, and VSPHERE_FAULT while it is not accessible."""
     vms = _source_vms(session, [read_object(session, locate(session, instance_uuid), _PATHS)])
     if not vms:
-        raise DeltaferryError(ErrorKind.VSPHERE_FAULT, f"vCenter cannot read the configuration of VM {instance_uuid} now, or it is a template")
+        raise DeltaferryError(
+            ErrorKind.VSPHERE_FAULT, f"vCenter cannot read the configuration of VM {instance_uuid} now, or it is a template"
+        )
     return vms[0]
 
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from lab.vcenter.retrieval import ObjectReading, check_spec, read_spec
+from lab.vcenter.retrieval import ObjectReading, check_filter, read_spec
 from lab.vcenter.sessions import Session, SessionManager
 from lab.vcenter.vocabulary import vim, vmodl
 from lab.vcenter.world import LabObject, World, data_object
@@ -107,9 +107,9 @@ class PropertyCollector(LabObject):
     # --- waiting ---
 
     def create_filter(self, spec: Any, partial_updates: bool) -> Any:
-        """Add a filter and return its reference. Raises InvalidProperty."""
-        check_spec(spec)
+        """Add a filter and return its reference. Raises InvalidProperty and ManagedObjectNotFound."""
         with self._world.lock:
+            check_filter(spec, self.find)
             made = Filter(f"session[{self._session.key}]{secrets.token_hex(8)}", spec, partial_updates)
             self._filters.append(made)
             self._session.add(made)
@@ -157,6 +157,7 @@ class PropertyCollector(LabObject):
             self._waiting.append(waiting)
             try:
                 while True:
+                    self._check_wait(waiting)
                     updates = self._updates(max_objects)
                     if updates is not None:
                         return updates
@@ -164,12 +165,14 @@ class PropertyCollector(LabObject):
                     if left is not None and left <= 0:
                         return None
                     self._world.condition.wait(left)
-                    if waiting.cancelled or self._destroyed or not self._sessions.is_live(self._session):
-                        raise vmodl.fault.RequestCanceled(msg="The task was canceled by a user.")
-                    if self._world.stopping.is_set():
-                        raise vmodl.fault.RequestCanceled(msg="The server is shutting down.")
             finally:
                 self._waiting.remove(waiting)
+
+    def _check_wait(self, waiting: _Waiting) -> None:
+        if waiting.cancelled or self._destroyed or not self._sessions.is_live(self._session):
+            raise vmodl.fault.RequestCanceled(msg="The task was canceled by a user.")
+        if self._world.stopping.is_set():
+            raise vmodl.fault.RequestCanceled(msg="The server is shutting down.")
 
     def _enter(self, version: str | None) -> Any:
         """Check a version; return the last answer if the client shows by its version that it never got it."""

@@ -21,7 +21,15 @@ class Backing:
     """A descriptor `<stem>.vmdk` and its extent: `-flat.vmdk` for a base, `-delta.vmdk` for a redo log."""
 
     def __init__(
-        self, directory: Path, stem: str, capacity: int, uuid: str, parent: "Backing | None", content: Path | None = None, *, move: bool = False
+        self,
+        directory: Path,
+        stem: str,
+        capacity: int,
+        uuid: str,
+        parent: "Backing | None",
+        content: Path | None = None,
+        *,
+        move: bool = False,
     ) -> None:
         self.descriptor = directory / f"{stem}.vmdk"
         self.extent = directory / f"{stem}-{'flat' if parent is None else 'delta'}.vmdk"
@@ -126,7 +134,8 @@ def read_view(view: Sequence[Backing], offset: int, target: memoryview) -> None:
 def allocated_ranges(view: Sequence[Backing], offset: int, end: int) -> Iterator[tuple[int, int]]:
     """Yield the ranges `(start, end)` that were ever written in any backing of a view, joined and in order."""
     layers = [
-        data_ranges(backing.fd, offset, end) if backing.written is None else _written_bytes(backing, offset, end) for backing in view
+        data_ranges(backing.fd, offset, end) if backing.written is None else _written_bytes(backing, offset, end)
+        for backing in view
     ]
     open_start = open_end = -1
     for start, stop in heapq.merge(*layers):
@@ -177,5 +186,3 @@ def _written_bytes(backing: Backing, start: int, end: int) -> Iterator[tuple[int
         return
     for first, stop in backing.written.runs(start // SECTOR, end // SECTOR):
         yield first * SECTOR, stop * SECTOR
-
-

@@ -58,7 +58,9 @@ class _Request:
 class Transmission:
     """Serves one connection after its handshake."""
 
-    def __init__(self, stream: Stream, session: Session, faults: NbdFaults, limits: Limits, wait: Callable[[float], object]) -> None:
+    def __init__(
+        self, stream: Stream, session: Session, faults: NbdFaults, limits: Limits, wait: Callable[[float], object]
+    ) -> None:
         self._stream = stream
         self._name = session.name
         self._export = session.export

@@ -48,6 +48,13 @@ def check_spec(filter_spec: Any) -> None:
             check_path(spec.type, path)
 
 
+def check_filter(filter_spec: Any, find: Find) -> None:
+    """Raise what reading the filter's objects now would: InvalidProperty, ManagedObjectNotFound, InvalidArgument."""
+    check_spec(filter_spec)
+    for _ in select(filter_spec, find):
+        continue
+
+
 def read_spec(filter_spec: Any, find: Find, denials: Denials) -> Iterator[ObjectReading]:
     """Yield the readings of a filter's objects, those that no property spec speaks of left out.
 

@@ -223,7 +223,9 @@ class ChangeTracking:
             areas.reverse()
         return start_offset, end - start_offset, areas
 
-    def _granule_runs(self, frozen: TrackedDisk, mark: ChangeMark, change_id: str, start: int, end: int) -> Iterable[tuple[int, int]]:
+    def _granule_runs(
+        self, frozen: TrackedDisk, mark: ChangeMark, change_id: str, start: int, end: int
+    ) -> Iterable[tuple[int, int]]:
         """Return the joined, granule-aligned ranges `(start, end)` that touch a window."""
         if change_id == ALLOCATED_AREAS:
             match self.behaviour.star:

@@ -146,7 +146,7 @@ class _Scripted(BaseHTTPRequestHandler):
 def scripted() -> Iterator[Callable[..., tuple[BlobClient, Script]]]:
     servers = []
 
-    def make(*answers: tuple[int, dict[str, str]] | None) -> tuple[BlobClient, Script]:
+    def make(*answers: tuple[int, dict[str, str]] | None, retry_for_s: float = 20) -> tuple[BlobClient, Script]:
         server = ThreadingHTTPServer(("127.0.0.1", 0), _Scripted)
         server.daemon_threads = True
         script = Script(list(answers))
@@ -154,7 +154,7 @@ def scripted() -> Iterator[Callable[..., tuple[BlobClient, Script]]]:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         servers.append(server)
         access = BlobAccess(f"http://127.0.0.1:{server.server_address[1]}/c", "sig=secret")
-        return BlobClient(access, Role.SEED, HttpLimits(timeout_s=1, retry_for_s=1.5)), script
+        return BlobClient(access, Role.SEED, HttpLimits(timeout_s=5, retry_for_s=retry_for_s)), script
 
     yield make
     for server in servers:
@@ -198,7 +198,7 @@ def test_an_object_whose_first_reply_was_lost_counts_as_existing(scripted: Calla
 def test_a_refusal_becomes_its_kind_by_status_and_code(
     scripted: Callable[..., tuple[BlobClient, Script]], answer: Any, kind: ErrorKind
 ) -> None:
-    client, _ = scripted(answer)
+    client, _ = scripted(answer, retry_for_s=0.3)
     error = refused(lambda: client.put_page("seed", 0, PAGE, 1, FAST))
     assert error.kind is kind
     assert "secret" not in str(error)
@@ -218,11 +218,27 @@ def test_a_503_slows_the_pace_of_that_blob(scripted: Callable[..., tuple[BlobCli
     assert (1 << 30) * 0.6 < pacer.bytes_per_s < (1 << 30) * 0.75
 
 
-def test_requests_are_spread_over_time_by_their_size() -> None:
-    pacer = Pacer(4 * MIB)
-    waits = [pacer.reserve(MIB) for _ in range(5)]
-    assert waits[0] == 0
-    assert 0.5 < waits[4] <= 1.01
+def test_requests_are_spread_over_time_by_their_size_and_number() -> None:
+    pacer = Pacer(4 * MIB, clock=lambda: 100.0)
+    assert [pacer.reserve(MIB) for _ in range(3)] == [0, 0.25, 0.5]
+    assert [round(pacer.reserve(0), 6) for _ in range(3)] == [0.75, 0.752, 0.754]
+
+
+def test_a_throttled_blob_recovers_and_is_not_cut_twice_in_twenty_seconds() -> None:
+    now = [0.0]
+    pacer = Pacer(100, clock=lambda: now[0])
+    pacer.throttled()
+    pacer.throttled()
+    assert pacer.bytes_per_s == 65
+    now[0] = 10.0
+    pacer.reserve(0)
+    assert round(pacer.bytes_per_s, 1) == 75.4
+    now[0] = 20.0
+    pacer.throttled()
+    assert pacer.bytes_per_s < 60
+    now[0] = 1000.0
+    pacer.reserve(0)
+    assert pacer.bytes_per_s == 100
 
 
 def test_nobody_listening_is_a_store_that_cannot_be_reached() -> None:

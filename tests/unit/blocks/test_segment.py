@@ -196,10 +196,10 @@ def test_no_bytes_make_the_decoder_fail_otherwise(noise: bytes) -> None:
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=40))
 @settings(max_examples=300)
 def test_no_overwritten_header_makes_the_decoder_fail_otherwise(position: int, noise: bytes) -> None:
-    stored = bytearray(small())
-    start = position % len(stored)
-    stored[start : start + len(noise)] = noise
-    assert opens(bytes(stored)) is ErrorKind.SEGMENT_DAMAGED
+    intact = small()
+    start = position % len(intact)
+    stored = intact[:start] + noise + intact[start + len(noise) :]
+    assert opens(stored) is (None if stored == intact else ErrorKind.SEGMENT_DAMAGED)
 
 
 def test_no_segment_is_larger_than_the_buffers_for_it() -> None:

@@ -128,7 +128,7 @@ def running_azure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azure]:
     directory = tmp_path_factory.mktemp("arm")
     certificates = make_certificates(directory / "certificates")
     key = new_account_key()
-    blobs = BlobService(directory / "blobs", certificates, {"dfseed": key})
+    blobs = BlobService(directory / "blobs", directory, certificates, {"dfseed": key})
     arm = ArmService(
         directory / "arm",
         certificates,

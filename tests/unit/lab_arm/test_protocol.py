@@ -6,7 +6,13 @@ import ssl
 from urllib.parse import urlsplit
 
 import pytest
-from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, ResourceNotFoundError, ServiceRequestError, ServiceResponseError
+from azure.core.exceptions import (
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceNotFoundError,
+    ServiceRequestError,
+    ServiceResponseError,
+)
 from azure.mgmt.compute import ComputeManagementClient
 
 VERSION = "api-version=2024-01-01"

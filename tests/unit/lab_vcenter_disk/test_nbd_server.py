@@ -335,7 +335,11 @@ def test_a_delayed_read_does_not_hold_up_the_servers_end(lab):
 
 
 def test_a_client_that_breaks_the_protocol_loses_only_its_own_connection(lab):
-    with lab.connect(SNAPSHOT) as good, lab.connect(SNAPSHOT) as bad, WireClient(lab.server.host, lab.server.port, 1 << 31) as worse:
+    with (
+        lab.connect(SNAPSHOT) as good,
+        lab.connect(SNAPSHOT) as bad,
+        WireClient(lab.server.host, lab.server.port, 1 << 31) as worse,
+    ):
         bad.sock.sendall(b"x" * 28)
         for client in (bad, worse):
             with pytest.raises((EOFError, ConnectionError)):

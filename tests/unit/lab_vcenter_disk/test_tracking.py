@@ -125,7 +125,11 @@ def test_star_answers_what_was_allocated_at_the_snapshot(tracked):
 def test_star_depends_on_the_datastore(tracked):
     frozen = tracked.freeze("s1")
     tracked.tracking.behaviour.star = StarAnswer.WHOLE_DISK
-    assert tracked.tracking.changed_areas(frozen, "*", 512) == (512, tracked.capacity_bytes - 512, [(512, tracked.capacity_bytes - 512)])
+    assert tracked.tracking.changed_areas(frozen, "*", 512) == (
+        512,
+        tracked.capacity_bytes - 512,
+        [(512, tracked.capacity_bytes - 512)],
+    )
     tracked.tracking.behaviour.star = StarAnswer.NO_EPOCH
     with pytest.raises(NoEpoch):
         tracked.tracking.changed_areas(frozen, "*", 0)

@@ -1,12 +1,11 @@
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.unit.lab_vcenter_soap.running import Lab, running_lab
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with running_lab(tmp_path_factory.mktemp("lab")) as lab:
         yield lab
@@ -14,7 +13,7 @@ def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def lab(shared_lab: Lab) -> Iterator[Lab]:
-    """One vCenter for a module's tests; each leaves no fault, denial, snapshot or tracking behind."""
+    """One vCenter for all tests; each leaves no fault, denial, snapshot or tracking behind."""
     yield shared_lab
     control = shared_lab.control
     control.clear_faults()
@@ -28,7 +27,6 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
 
 
 @pytest.fixture
-def fresh_lab(tmp_path: Path) -> Iterator[Lab]:
-    """A vCenter of one's own, for a test that leaves it changed."""
-    with running_lab(tmp_path) as lab:
-        yield lab
+def fresh_lab(shared_lab: Lab) -> Lab:
+    """The same vCenter with a new VM, for a test that leaves its VM changed."""
+    return shared_lab.about_new_vm()

@@ -4,12 +4,14 @@ import json
 import ssl
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
 from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
 from pyVmomi import vim, vmodl
@@ -17,6 +19,7 @@ from pyVmomi import vim, vmodl
 from deltaferry.ports import NbdAddress
 from lab.certificates import make_certificates
 from lab.vcenter.control import VcenterControl, VmState
+from lab.vcenter.inventory_file import VmSpec
 
 USER = "administrator@vsphere.local"
 PASSWORD = "a&b;c\"'^\\%<>£ö"
@@ -65,6 +68,8 @@ class Lab:
     control: VcenterControl
     ca_file: Path
     process: subprocess.Popen[bytes]
+    name: str = "web-01"
+    """The VM that a test is about."""
     si: Any = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,10 +90,16 @@ class Lab:
     def content(self) -> Any:
         return self.si.content
 
-    def state(self, name: str = "web-01") -> VmState:
-        return self.control.vm(name)
+    def about_new_vm(self) -> "Lab":
+        """Return this lab with a new VM, made like web-01, as the one that a test is about."""
+        spec = TypeAdapter(VmSpec).validate_python({**inventory()["vms"][0], "name": f"web-{uuid.uuid4().hex[:8]}"})
+        self.control.add_vm(spec)
+        return replace(self, name=spec.name)
 
-    def vm(self, name: str = "web-01") -> Any:
+    def state(self, name: str = "") -> VmState:
+        return self.control.vm(name or self.name)
+
+    def vm(self, name: str = "") -> Any:
         return vim.VirtualMachine(self.state(name).moref, self.si._stub)
 
     def run(self, task: Any) -> Any:

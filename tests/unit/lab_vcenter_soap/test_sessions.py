@@ -40,7 +40,7 @@ def test_nothing_but_the_service_instance_is_read_without_a_session(lab: Lab) ->
 
 def test_an_idle_session_is_gone_and_its_views_with_it(lab: Lab) -> None:
     view = lab.content.viewManager.CreateContainerView(lab.content.rootFolder, [vim.VirtualMachine], True)
-    assert len(view.view) == 4
+    assert lab.vm() in view.view
     lab.control.set_times(session_idle_s=0.0)
     with pytest.raises(vim.fault.NotAuthenticated):
         _ = view.view

@@ -1,7 +1,6 @@
 """Children of the lab start, report, restart on their ports, and never outlive it."""
 
 import json
-import os
 import signal
 import socket
 import subprocess

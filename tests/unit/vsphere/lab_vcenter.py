@@ -72,7 +72,14 @@ def _inventory() -> dict[str, Any]:
         "folders": ["tier"],
         "hosts": [{"name": "esxi-1.lab"}, {"name": "esxi-2.lab"}],
         "datastores": [{"name": "ds1", "capacity_bytes": DATASTORE_BYTES}],
-        "times": {"stun_s": 0.0, "snapshot_s": 0.0, "consolidation_s": 0.0, "shutdown_s": 0.05, "power_s": 0.0, "reconfigure_s": 0.0},
+        "times": {
+            "stun_s": 0.0,
+            "snapshot_s": 0.0,
+            "consolidation_s": 0.0,
+            "shutdown_s": 0.05,
+            "power_s": 0.0,
+            "reconfigure_s": 0.0,
+        },
         "vms": vms,
     }
 
@@ -197,8 +204,13 @@ class LabVcenter:
     def end_sessions(self) -> None:
         self._control.call("POST", "/sessions/expire")
 
-    def open_sessions(self) -> int:
-        return int(str(self._control.call("GET", "/state")["sessions"]))
+    @contextmanager
+    def unreachable(self) -> Iterator[None]:
+        self._control.call("POST", "/unreachable", {"seconds": 60})
+        try:
+            yield
+        finally:
+            self._control.call("POST", "/unreachable", {"seconds": 0})
 
     def calls(self, method: str) -> int:
         """How often a SOAP method was called, by anybody."""

@@ -67,7 +67,9 @@ def merged(extents: list[Extent]) -> list[tuple[int, int]]:
     return result
 
 
-def test_what_the_guest_wrote_since_the_change_id_is_told_and_nothing_else(vsphere: VSphere, lab: LabVcenter, tracked: str) -> None:
+def test_what_the_guest_wrote_since_the_change_id_is_told_and_nothing_else(
+    vsphere: VSphere, lab: LabVcenter, tracked: str
+) -> None:
     key = vsphere.read_vm(tracked).disks[0].key
     base = cycle(vsphere, tracked, 1)
     with lab.guest_disk(tracked, key) as disk:
@@ -89,7 +91,9 @@ def test_extents_end_at_the_capacity_of_a_disk_of_an_odd_size(vsphere: VSphere, 
     assert merged(list(vsphere.changed_areas(tracked, now.moref, key, ODD_BYTES, change_id(base, key)))) == [(1 << 20, ODD_BYTES)]
 
 
-def test_more_than_two_thousand_areas_with_empty_pages_in_the_middle_are_all_told(vsphere: VSphere, lab: LabVcenter, big: str) -> None:
+def test_more_than_two_thousand_areas_with_empty_pages_in_the_middle_are_all_told(
+    vsphere: VSphere, lab: LabVcenter, big: str
+) -> None:
     (described,) = (disk for disk in vsphere.read_vm(big).disks)
     base = cycle(vsphere, big, 1)
     written = [number * 4 * GRANULE for number in range(2300)] + [(1 << 30) - GRANULE]
@@ -119,9 +123,19 @@ def test_an_empty_page_in_front_of_areas_is_not_the_end(vsphere: VSphere, lab: L
     with lab.guest_disk(tracked, key) as disk:
         disk.write(15 * GRANULE, b"x" * 512)
     now = take(vsphere, tracked, 2)
-    lab.order("empty_page", tracked)
+    lab.tracking(tracked, page_cover_bytes=4 * GRANULE)
+    before = lab.calls("QueryChangedDiskAreas")
     found = list(vsphere.changed_areas(tracked, now.moref, key, 1 << 20, change_id(base, key)))
     assert merged(found) == [(15 * GRANULE, 1 << 20)]
+    assert lab.calls("QueryChangedDiskAreas") - before == 4
+
+
+def test_a_page_that_does_not_advance_is_an_error_and_no_endless_loop(vsphere: VSphere, lab: LabVcenter, tracked: str) -> None:
+    base = cycle(vsphere, tracked, 1)
+    now = take(vsphere, tracked, 2)
+    key = now.disks[0].key
+    lab.tracking(tracked, page_cover_bytes=0)
+    assert kind_of(vsphere, tracked, now.moref, key, change_id(base, key)) is ErrorKind.VSPHERE_FAULT
 
 
 def test_pages_are_asked_for_only_when_the_one_before_is_used_up(vsphere: VSphere, lab: LabVcenter, tracked: str) -> None:

@@ -113,6 +113,8 @@ def test_snapshots_are_listed_oldest_first_through_the_whole_tree() -> None:
     assert snapshots_of(None) == ()
 
 
-@pytest.mark.parametrize(("stored", "shown"), [("a%2fb", "a/b"), ("c%5cd", "c\\d"), ("100%25", "100%"), ("50%252f", "50%2f"), ("plain", "plain")])
+@pytest.mark.parametrize(
+    ("stored", "shown"), [("a%2fb", "a/b"), ("c%5cd", "c\\d"), ("100%25", "100%"), ("50%252f", "50%2f"), ("plain", "plain")]
+)
 def test_names_are_shown_as_people_write_them(stored: str, shown: str) -> None:
     assert unescaped(stored) == shown

@@ -2,6 +2,7 @@
 
 import ssl
 from http.client import HTTPException
+from typing import Any
 from xml.parsers.expat import ExpatError
 
 import pytest
@@ -17,7 +18,7 @@ from deltaferry.vsphere.errors import (
 from deltaferry.vsphere.vocabulary import vim, vmodl
 
 
-def file_fault(*keys: str, message: str = "") -> Exception:
+def file_fault(*keys: str, message: str = "") -> Any:
     messages = [vmodl.LocalizableMessage(key=key, message=message) for key in keys]
     return vim.fault.FileFault(file="[ds1] web/web.vmdk", faultMessage=messages)
 

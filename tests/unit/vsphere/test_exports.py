@@ -124,7 +124,9 @@ def test_a_disk_that_the_snapshot_does_not_have_is_refused(exports: VddkExports)
         assert caught.value.kind is ErrorKind.DISK_READ_FAILED
 
 
-def test_nbdkit_serves_while_the_disk_is_open_and_closes_vddk_afterwards(exports: VddkExports, nbdkit: Path, tmp_path: Path) -> None:
+def test_nbdkit_serves_while_the_disk_is_open_and_closes_vddk_afterwards(
+    exports: VddkExports, nbdkit: Path, tmp_path: Path
+) -> None:
     with exports.open(VM, SNAPSHOT, 2000) as address:
         assert address.unix_path is not None
         with socket.socket(socket.AF_UNIX) as client:

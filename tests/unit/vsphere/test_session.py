@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +22,16 @@ def beat() -> None:
     """Nothing to heartbeat to."""
 
 
-def kind_of(client: VSphere) -> ErrorKind:
+def refusal(client: VSphere) -> DeltaferryError:
     with pytest.raises(DeltaferryError) as caught:
         client.find_vms("web-01")
     assert "second" not in str(caught.value)
     assert PASSWORD not in str(caught.value)
-    return caught.value.kind
+    return caught.value
+
+
+def kind_of(client: VSphere) -> ErrorKind:
+    return refusal(client).kind
 
 
 def test_users_and_passwords_with_special_characters_log_in(lab: LabVcenter) -> None:
@@ -60,16 +65,19 @@ def test_a_password_that_cannot_be_read_is_a_configuration_error(lab: LabVcenter
 def test_a_server_whose_authority_is_unknown_is_refused_on_loopback_too(lab: LabVcenter, tmp_path: Path) -> None:
     stranger = make_certificates(tmp_path / "other")
     sent = lab.calls("Login")
-    with VSphere(lab.endpoint(ca_file=stranger.ca_file), lambda: PASSWORD) as client:
-        assert kind_of(client) is ErrorKind.VSPHERE_UNREACHABLE
-    with VSphere(Endpoint("127.0.0.1", "nobody", lab.port), lambda: PASSWORD) as client:
-        assert kind_of(client) is ErrorKind.VSPHERE_UNREACHABLE
+    for endpoint in (lab.endpoint(ca_file=stranger.ca_file), Endpoint("127.0.0.1", "nobody", lab.port)):
+        with VSphere(endpoint, lambda: PASSWORD) as client:
+            error = refusal(client)
+        assert error.kind is ErrorKind.VSPHERE_UNREACHABLE
+        assert "certificate is not trusted" in error.detail
     assert lab.calls("Login") == sent
 
 
 def test_a_certificate_for_another_name_is_refused(lab: LabVcenter) -> None:
     with VSphere(lab.endpoint(host="0.0.0.0"), lambda: PASSWORD) as client:
-        assert kind_of(client) is ErrorKind.VSPHERE_UNREACHABLE
+        error = refusal(client)
+    assert error.kind is ErrorKind.VSPHERE_UNREACHABLE
+    assert "certificate is not trusted" in error.detail
 
 
 def test_a_ca_file_that_cannot_be_read_is_a_configuration_error(lab: LabVcenter, tmp_path: Path) -> None:
@@ -85,6 +93,24 @@ def test_nobody_listening_and_nobody_answering_are_both_unreachable(lab: LabVcen
             assert kind_of(client) is ErrorKind.VSPHERE_UNREACHABLE
     with VSphere(mute, lambda: PASSWORD) as client:
         assert kind_of(client) is ErrorKind.VSPHERE_UNREACHABLE
+
+
+def test_a_vcenter_that_was_away_is_used_again_when_it_is_back(lab: LabVcenter) -> None:
+    with VSphere(lab.endpoint(), lambda: PASSWORD) as client:
+        client.find_vms("web-01")
+        with lab.unreachable():
+            assert kind_of(client) is ErrorKind.VSPHERE_UNREACHABLE
+        assert len(client.find_vms("web-01")) == 1
+
+
+def test_a_listing_whose_paging_token_died_with_its_session_begins_again(lab: LabVcenter) -> None:
+    with VSphere(lab.endpoint(), lambda: PASSWORD) as client:
+        client.find_vms("web-01")
+        lab.fault("InvalidArgument", "ContinueRetrievePropertiesEx")
+        assert kind_of(client) is ErrorKind.VSPHERE_FAULT
+        lab.fault("InvalidArgument", "ContinueRetrievePropertiesEx")
+        lab.end_sessions()
+        assert len(client.list_vms()) == lab.vm_count
 
 
 def test_an_expired_session_is_renewed_once_without_the_caller_noticing(lab: LabVcenter) -> None:
@@ -114,10 +140,20 @@ def test_a_session_that_expires_in_the_middle_of_a_wait_does_not_end_the_wait(la
 
 
 def test_a_session_that_expires_between_two_calls_of_one_operation_is_renewed(lab: LabVcenter, vm: str) -> None:
+    def once() -> Callable[[], None]:
+        endings = iter([lab.end_sessions])
+        return lambda: next(endings, lambda: None)()
+
     with VSphere(lab.endpoint(), lambda: PASSWORD) as client:
-        taken = client.take_snapshot(vm, NAME, "", lab.end_sessions)
-        client.remove_snapshot(vm, taken.moref, lab.end_sessions)
+        taken = client.take_snapshot(vm, NAME, "", once())
+        client.remove_snapshot(vm, taken.moref, once())
         assert client.read_vm(vm).snapshots == ()
+
+
+def test_a_session_that_never_lasts_is_an_error_that_may_pass(lab: LabVcenter, vm: str) -> None:
+    with VSphere(lab.endpoint(), lambda: PASSWORD) as client, pytest.raises(DeltaferryError) as caught:
+        client.take_snapshot(vm, NAME, "", lab.end_sessions)
+    assert caught.value.kind is ErrorKind.VSPHERE_FAULT
 
 
 def test_a_session_is_kept_alive_by_asking_the_time(lab: LabVcenter) -> None:

@@ -40,7 +40,9 @@ def test_taking_a_snapshot_twice_makes_one(vsphere: VSphere, vm: str) -> None:
     assert [disk.change_id for disk in first.disks] == [None, None]
 
 
-def test_a_creation_that_a_dead_attempt_left_running_is_awaited_and_not_repeated(vsphere: VSphere, lab: LabVcenter, vm: str) -> None:
+def test_a_creation_that_a_dead_attempt_left_running_is_awaited_and_not_repeated(
+    vsphere: VSphere, lab: LabVcenter, vm: str
+) -> None:
     with lab.times(snapshot_s=0.7):
         lab.start_snapshot(vm, NAME)
         taken = vsphere.take_snapshot(vm, NAME, "", beat)
@@ -72,7 +74,9 @@ def test_two_snapshots_of_one_name_are_an_error(vsphere: VSphere, lab: LabVcente
     assert len(names(vsphere, vm)) == 2
 
 
-def test_a_snapshot_that_vsphere_cannot_take_is_refused_and_can_be_asked_for_again(vsphere: VSphere, lab: LabVcenter, vm: str) -> None:
+def test_a_snapshot_that_vsphere_cannot_take_is_refused_and_can_be_asked_for_again(
+    vsphere: VSphere, lab: LabVcenter, vm: str
+) -> None:
     lab.order("snapshot_fails", vm)
     with pytest.raises(DeltaferryError) as caught:
         vsphere.take_snapshot(vm, NAME, "", beat)
@@ -109,7 +113,9 @@ def test_removing_keeps_a_strangers_snapshot_on_top_of_ours(vsphere: VSphere, la
     assert names(vsphere, vm) == ["before the upgrade"]
 
 
-def test_a_strangers_snapshot_is_never_removed_and_none_is_taken_under_a_strangers_name(vsphere: VSphere, lab: LabVcenter, vm: str) -> None:
+def test_a_strangers_snapshot_is_never_removed_and_none_is_taken_under_a_strangers_name(
+    vsphere: VSphere, lab: LabVcenter, vm: str
+) -> None:
     lab.wait(lab.start_snapshot(vm, "before the upgrade"))
     (theirs,) = vsphere.read_vm(vm).snapshots
     with pytest.raises(DeltaferryError) as caught:
