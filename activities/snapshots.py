@@ -4,10 +4,11 @@ Merged into two steps, because a workflow would only pass one's result to the ne
 an earlier cycle is left on the VM before a new snapshot is taken.
 """
 
-import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
+from pydantic import TypeAdapter
 from temporalio import activity
 
 from activities.adapters import Site
@@ -18,6 +19,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.naming import (
     SNAPSHOT_DESCRIPTION,
+    VM_BEFORE,
     cycle_prefix,
     gateway_container,
     plan_name,
@@ -61,12 +63,12 @@ class Snapshots:
                 if held
                 else "",
             )
-        self._remember_tracking(self._sites[ref.site], ref, enabled=before.cbt_enabled)
+        self._remember(self._sites[ref.site], ref, before)
         hypervisor.write_claim(ref.instance_uuid, claim, expected=None)
         self._clear_leftovers(self._sites[ref.site], ref, beats.beat)
         marker = f"{snapshot_prefix(ref)}0-tracking"
         hypervisor.set_change_tracking(ref.instance_uuid, True, marker, beats.beat)
-        return PreparedSource(cbt_enabled_by_us=not self._tracking_before(self._sites[ref.site], ref))
+        return PreparedSource(cbt_enabled_by_us=not self._before(self._sites[ref.site], ref).change_tracking)
 
     @activity.defn
     @translated
@@ -123,7 +125,8 @@ class Snapshots:
             return
         site.hypervisor.consolidate(ref.instance_uuid, beat)
         after = site.hypervisor.read_vm(ref.instance_uuid)
-        if not after.snapshots and any(disk.is_delta_backing for disk in after.disks):
+        delta_before = self._before(site, ref).delta_disks
+        if not after.snapshots and any(disk.is_delta_backing and disk.key not in delta_before for disk in after.disks):
             raise DeltaferryError(
                 ErrorKind.CONSOLIDATION_STUCK, f"The VM {after.name!r} has no snapshot, yet still runs on a delta backing."
             )
@@ -242,11 +245,23 @@ class Snapshots:
             return [Extent(mark, capacity - mark)]
         return allocated
 
-    def _remember_tracking(self, site: Site, ref: ReplicationRef, *, enabled: bool) -> None:
-        site.stores.gateway.put_new(self._tracking_key(ref), json.dumps(enabled).encode())
+    def _remember(self, site: Site, ref: ReplicationRef, vm: SourceVm) -> None:
+        """Store, once, how the VM was before we touched it: a retry must not take our own change for the VM's state."""
+        delta_disks = () if vm.snapshots else tuple(disk.key for disk in vm.disks if disk.is_delta_backing)
+        before = _VmBefore(vm.cbt_enabled, delta_disks)
+        site.stores.gateway.put_new(f"{gateway_container(ref)}/{VM_BEFORE}", _VM_BEFORE.dump_json(before))
 
-    def _tracking_before(self, site: Site, ref: ReplicationRef) -> bool:
-        return bool(json.loads(site.stores.gateway.get(self._tracking_key(ref))))
+    def _before(self, site: Site, ref: ReplicationRef) -> "_VmBefore":
+        return _VM_BEFORE.validate_json(site.stores.gateway.get(f"{gateway_container(ref)}/{VM_BEFORE}"))
 
-    def _tracking_key(self, ref: ReplicationRef) -> str:
-        return f"{gateway_container(ref)}/tracking-before"
+
+@dataclass(frozen=True, slots=True)
+class _VmBefore:
+    """How a VM was when its replication was enabled."""
+
+    change_tracking: bool
+    delta_disks: tuple[int, ...]
+    """Keys of disks on a parent backing without any snapshot: linked clones, which keep it for ever."""
+
+
+_VM_BEFORE = TypeAdapter(_VmBefore)

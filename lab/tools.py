@@ -27,8 +27,8 @@ def node_executable() -> str:
 
 
 def azurite_command() -> tuple[str, ...]:
-    """Return the command that runs Azurite's blob service; `ensure_azurite` comes first."""
-    return (node_executable(), str(_AZURITE_MAIN))
+    """Return the command that runs Azurite's blob service behind the front; `ensure_azurite` comes first."""
+    return (node_executable(), "--require", str(FRONT_DIRECTORY / "behind_front.cjs"), str(_AZURITE_MAIN))
 
 
 def temporal_executable() -> str:

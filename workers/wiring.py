@@ -34,6 +34,9 @@ from workers.settings_target import (
 )
 from workflows.messages import SiteProfile
 
+_NETWORK_TIMEOUT_S = 20.0
+"""Of one call to vCenter: below the steps' heartbeat limit (`workflows/policies.py`), since no beat runs meanwhile."""
+
 
 def site_profile(settings: Settings, name: str) -> SiteProfile:
     """Return what workflows need to know of a site."""
@@ -108,7 +111,13 @@ def build_stores(target: TargetSettings) -> Stores:
 
 def _endpoint(site: SiteSettings) -> Endpoint:
     parts = urlsplit(site.vcenter)
-    return Endpoint(host=parts.hostname or "", port=parts.port or 443, user=site.user.read(), ca_file=site.ca_file)
+    return Endpoint(
+        host=parts.hostname or "",
+        port=parts.port or 443,
+        user=site.user.read(),
+        ca_file=site.ca_file,
+        timeout_s=_NETWORK_TIMEOUT_S,
+    )
 
 
 def _exports(site: SiteSettings, endpoint: Endpoint) -> DiskExports:

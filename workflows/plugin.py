@@ -47,14 +47,17 @@ class OperatorInputConverter(PydanticJSONPlainPayloadConverter):
             raise
 
 
+_JSON = OperatorInputConverter()
+"""One for the process, since it keeps the validators that it has built; the SDK makes a payload converter for every run."""
+
+
 class DeltaferryPayloadConverter(CompositePayloadConverter):
     """Pydantic's converter, with `OperatorInputConverter` for JSON."""
 
     def __init__(self) -> None:
-        json = OperatorInputConverter()
         super().__init__(
             *(
-                converter if not isinstance(converter, JSONPlainPayloadConverter) else json
+                converter if not isinstance(converter, JSONPlainPayloadConverter) else _JSON
                 for converter in DefaultPayloadConverter.default_encoding_payload_converters
             )
         )

@@ -21,8 +21,6 @@ from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE
 from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob, DataProgress
 
-PROGRESS_EVERY_S = 1.0
-
 
 class _Disk:
     """One disk's apply: what was acknowledged so far. Changes under the lock."""
@@ -148,7 +146,7 @@ def run_apply(job: ApplyJob, settings: Settings, report: Callable[[DataProgress]
 
     try:
         crew = Crew([iter(disk.disk.segments) for disk in disks], settings.threads_per_disk)
-        crew.run(settings.threads, lambda: _Applier(job, disks, log, seed, hasher), tick, PROGRESS_EVERY_S)
+        crew.run(settings.threads, lambda: _Applier(job, disks, log, seed, hasher), tick)
     finally:
         log.close()
         seed.close()

@@ -211,6 +211,10 @@ class BlobClient:
             response = connection.getresponse()
             length = self._receive(response, method, into)
             complete = sent
+        except ssl.SSLCertVerificationError:
+            raise DeltaferryError(
+                ErrorKind.BAD_CONFIGURATION, f"the certificate of {self._host} cannot be verified by the configured authorities"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(type(error).__name__) from None
         finally:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+_TICK_S = 1.0
 
 
 class Crew(Generic[T]):
@@ -24,10 +25,10 @@ class Crew(Generic[T]):
         self._running = 0
         self._all_done = threading.Event()
 
-    def run(self, threads: int, start: Callable[[], Callable[[int, T], None]], tick: Callable[[], None], tick_s: float) -> None:
+    def run(self, threads: int, start: Callable[[], Callable[[int, T], None]], tick: Callable[[], None]) -> None:
         """Do all work; `start` makes a thread's own worker, called with a disk's index and a piece of its work.
 
-        `tick` is called every `tick_s` from the calling thread. The first failure of a thread stops the handing out,
+        `tick` is called every second from the calling thread. The first failure of a thread stops the handing out,
         and is raised when all threads have put down what they had; what `tick` raises, likewise.
         """
         count = max(1, min(threads, self._per_disk * len(self._work)))
@@ -36,7 +37,7 @@ class Crew(Generic[T]):
         for thread in crew:
             thread.start()
         try:
-            while not self._all_done.wait(tick_s):
+            while not self._all_done.wait(_TICK_S):
                 tick()
         except BaseException as error:
             self._stop(error)

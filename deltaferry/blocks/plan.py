@@ -66,7 +66,7 @@ class Plan:
     @property
     def data_bytes(self) -> int:
         """Bytes that have to be read from the source."""
-        return sum(length >> 1 for length in self._lengths if not length & _HOLE) * SECTOR
+        return self.data_bytes_from(0)
 
     @property
     def covered_bytes(self) -> int:
@@ -83,6 +83,11 @@ class Plan:
         """Return how many bytes of a segment have to be read."""
         first, end = self._first_entry[number], self._entry_end(number)
         return sum(length >> 1 for length in self._lengths[first:end] if not length & _HOLE) * SECTOR
+
+    def data_bytes_from(self, number: int) -> int:
+        """Return how many bytes of a segment and all later ones have to be read."""
+        first = self._first_entry[number] if number < self.segments else len(self._starts)
+        return sum(length >> 1 for length in self._lengths[first:] if not length & _HOLE) * SECTOR
 
     def _entry_end(self, number: int) -> int:
         return self._first_entry[number + 1] if number + 1 < self.segments else len(self._starts)
@@ -108,7 +113,7 @@ def make_plan(capacity_bytes: int, data: Iterable[Extent], holes: Iterable[Exten
     pieces = room = 0
     for extent, hole in entries:
         cost = 0 if hole else extent.length_bytes
-        needed = _pieces(extent, hole)
+        needed = 1 if hole else _granules(extent.offset_bytes, extent.end_bytes)
         if not first_entry or cost > room or pieces + needed > MAX_ENTRIES:
             first_entry.append(len(starts))
             pieces, room = 0, BLOCK
@@ -119,9 +124,9 @@ def make_plan(capacity_bytes: int, data: Iterable[Extent], holes: Iterable[Exten
     return Plan(capacity_bytes, starts, lengths, first_entry)
 
 
-def _pieces(extent: Extent, hole: bool) -> int:
-    """Return how many of a segment's pieces an area needs."""
-    return 1 if hole else (extent.end_bytes - 1) // GRANULE - extent.offset_bytes // GRANULE + 1
+def _granules(start_bytes: int, end_bytes: int) -> int:
+    """Return how many granules a range touches."""
+    return (end_bytes - 1) // GRANULE - start_bytes // GRANULE + 1
 
 
 def source_set(plan: Plan, first_segment: int = 0, end_segment: int | None = None) -> SectorSet:
@@ -170,10 +175,12 @@ def decode_plan(data: bytes) -> Plan:
     entry = 0
     for count in counts:
         first_entry.append(entry)
+        pieces = size = 0
+        for start, length in zip(starts[entry : entry + count], lengths[entry : entry + count], strict=True):
+            hole = length & _HOLE
+            pieces += 1 if hole else _granules(start * SECTOR, (start + (length >> 1)) * SECTOR)
+            size += 0 if hole else (length >> 1) * SECTOR
+        if size > BLOCK or pieces > MAX_ENTRIES:
+            raise reader.damaged(f"segment {len(first_entry) - 1} is larger than a segment may be")
         entry += count
-    plan = Plan(capacity_bytes, starts, lengths, first_entry)
-    for number in range(segments):
-        pieces = sum(_pieces(part.extent, part.hole) for part in plan.segment(number))
-        if plan.segment_data_bytes(number) > BLOCK or pieces > MAX_ENTRIES:
-            raise reader.damaged(f"segment {number} is larger than a segment may be")
-    return plan
+    return Plan(capacity_bytes, starts, lengths, first_entry)

@@ -20,7 +20,6 @@ from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE
 from deltaferry.ports import DataProgress, SendDisk, SendJob, SentDisk
 
-PROGRESS_EVERY_S = 1.0
 _SCRATCH_GRANULES = 16
 
 
@@ -44,7 +43,7 @@ class _Disk:
         self._handed_out_bytes = 0
         self._started = False
         self._done: dict[int, StoredSegment] = {}
-        self.total_bytes = sum(self.plan.segment_data_bytes(number) for number in range(disk.first_segment, self.plan.segments))
+        self.total_bytes = self.plan.data_bytes_from(disk.first_segment)
         self.done_bytes = self.bytes_read = self.bytes_sent = self.sent = self.found = 0
 
     def work(self) -> Iterator[int]:
@@ -184,7 +183,7 @@ def run_send(job: SendJob, settings: Settings, report: Callable[[DataProgress], 
 
     try:
         crew = Crew([disk.work() for disk in disks], settings.threads_per_disk)
-        crew.run(settings.threads, lambda: _Sender(job, disks, log, hasher), tick, PROGRESS_EVERY_S)
+        crew.run(settings.threads, lambda: _Sender(job, disks, log, hasher), tick)
     finally:
         for disk in disks:
             disk.close()

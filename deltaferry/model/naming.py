@@ -100,6 +100,9 @@ def checksum_map_prefix(disk_key: int) -> str:
 COMMIT_RECORD = "commit-record"
 """The gateway container's object from which `adopt` starts a replication again."""
 
+VM_BEFORE = "vm-before"
+"""The gateway container's object that says how the VM was before it was enabled."""
+
 WRAPPED_KEY = "data-key"
 """The gateway container's object that holds the wrapped data key."""
 

@@ -31,7 +31,9 @@ def _options() -> Options:
     parser.add_argument("--certificate", type=Path, required=True, help="server certificate chain, PEM")
     parser.add_argument("--key", type=Path, required=True, help="its private key, PEM")
     parser.add_argument("--ca", type=Path, required=True, help="authority that signed the blob endpoint's certificate, PEM")
-    parser.add_argument("--accounts", type=Path, required=True, help='storage accounts: {ARM id: {"url", "name", "key"[, "location"]}}')
+    parser.add_argument(
+        "--accounts", type=Path, required=True, help='storage accounts: {ARM id: {"url", "name", "key"[, "location"]}}'
+    )
     parser.add_argument("--seed", type=Path, help="subscription, locations, resource groups and networks that exist at the start")
     parser.add_argument("--retry-after-s", type=float, default=1.0, help="Retry-After of long-running operations")
     parser.add_argument("--operation-s", type=float, default=0.0, help="the least time that an operation takes")

@@ -33,7 +33,10 @@ DEFAULT_SEED: Json = {
             "name": "vnet",
             "location": "lab",
             "address_prefixes": ["10.0.0.0/16"],
-            "subnets": [{"name": "default", "address_prefix": "10.0.0.0/24"}, {"name": "isolated", "address_prefix": "10.0.1.0/24"}],
+            "subnets": [
+                {"name": "default", "address_prefix": "10.0.0.0/24"},
+                {"name": "isolated", "address_prefix": "10.0.1.0/24"},
+            ],
         }
     ],
 }
@@ -99,16 +102,23 @@ def assemble(options: Options, token: str) -> Parts:
 
 def _sow(world: World, seed: Json) -> None:
     for group in seed.get("resource_groups", []):
-        world.groups[group["name"].lower()] = group_document(world, group["name"], normal_location(group["location"]), group.get("tags", {}))
+        world.groups[group["name"].lower()] = group_document(
+            world, group["name"], normal_location(group["location"]), group.get("tags", {})
+        )
     for network in seed.get("virtual_networks", []):
-        network_id = ResourceId(world.subscription_id, network["resource_group"], "Microsoft.Network", "virtualNetworks", network["name"])
+        network_id = ResourceId(
+            world.subscription_id, network["resource_group"], "Microsoft.Network", "virtualNetworks", network["name"]
+        )
         resource = Resource(
             network_id,
             VirtualNetworks.type,
             {
                 "location": normal_location(network["location"]),
                 "tags": {},
-                "properties": {"addressSpace": {"addressPrefixes": list(network["address_prefixes"])}, "provisioningState": "Succeeded"},
+                "properties": {
+                    "addressSpace": {"addressPrefixes": list(network["address_prefixes"])},
+                    "provisioningState": "Succeeded",
+                },
             },
         )
         world.add(resource)

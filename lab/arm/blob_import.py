@@ -50,7 +50,9 @@ class _Connection:
         self._http: http.client.HTTPConnection | None = None
         self._buffer = memoryview(bytearray(_BUFFER_BYTES))
 
-    def request(self, method: str, query: str, headers: dict[str, str], sink: Sink | None = None) -> tuple[int, dict[str, str], bytes]:
+    def request(
+        self, method: str, query: str, headers: dict[str, str], sink: Sink | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
         """Return status, headers and body of one request; the body of a success goes to `sink` if that is given.
 
         After a broken connection the request is made again, and `sink` is given the body from its beginning.
@@ -155,7 +157,9 @@ class PageBlob:
             raise ArmError(404, "DiskBlobNotFound", f"Unable to find VHD blob with URI {self._uri} for disk '{self._name}'.")
         self._check(status, HTTPStatus.OK)
         if headers.get("x-ms-blob-type") != "PageBlob":
-            raise ArmError(400, "BadRequest", f"The blob {self._uri} is not a page blob. Only page blobs can be imported as disks.")
+            raise ArmError(
+                400, "BadRequest", f"The blob {self._uri} is not a page blob. Only page blobs can be imported as disks."
+            )
         self._etag = headers["etag"]
         return int(headers["content-length"])
 

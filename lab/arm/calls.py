@@ -35,7 +35,9 @@ class Call:
         try:
             parsed = json.loads(self.body or b"{}")
         except ValueError as error:
-            raise ArmError(400, "InvalidRequestContent", "The request content was invalid and could not be deserialized.") from error
+            raise ArmError(
+                400, "InvalidRequestContent", "The request content was invalid and could not be deserialized."
+            ) from error
         if not isinstance(parsed, dict):
             raise ArmError(400, "InvalidRequestContent", "The request content is not a JSON object.")
         return parsed

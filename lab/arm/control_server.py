@@ -49,11 +49,18 @@ class ControlServer(ThreadingHTTPServer):
                         return None
                     return {"path": str(disk.file.absolute()), "size_bytes": disk.properties.get("diskSizeBytes", 0)}
                 case "/requests":
-                    return {"requests": [{"method": r.method, "path": r.path, "status": r.status} for r in list(parts.server.served)]}
+                    return {
+                        "requests": [{"method": r.method, "path": r.path, "status": r.status} for r in list(parts.server.served)]
+                    }
                 case "/operations":
                     return {
                         "operations": [
-                            {"action": o.action, "resource": o.resource_key, "status": o.status, "code": o.error.code if o.error else None}
+                            {
+                                "action": o.action,
+                                "resource": o.resource_key,
+                                "status": o.status,
+                                "code": o.error.code if o.error else None,
+                            }
                             for o in parts.operations.all()
                         ]
                     }

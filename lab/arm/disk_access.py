@@ -116,10 +116,14 @@ class DiskAccess:
         name = resource.id.leaf
         if level == "Write":
             if state not in {"ReadyToUpload", "ActiveUpload"}:
-                raise not_allowed(f"Write access is only permitted for a disk that was created for upload; {name} is in state {state}.")
+                raise not_allowed(
+                    f"Write access is only permitted for a disk that was created for upload; {name} is in state {state}."
+                )
         elif state == "Attached":
             raise ArmError(
-                409, "Conflict", f"Access not permitted because disk {name} is currently attached to running VM {resource.body.get('managedBy')}."
+                409,
+                "Conflict",
+                f"Access not permitted because disk {name} is currently attached to running VM {resource.body.get('managedBy')}.",
             )
         elif state in {"ReadyToUpload", "ActiveUpload"}:
             raise not_allowed(f"Read access is not permitted because {name} is in state {state}.")

@@ -54,7 +54,9 @@ def check_shape(body: Json) -> None:
     if properties.get("osType") not in {None, "Linux", "Windows"}:
         raise bad_parameter(f"The value '{properties['osType']}' of parameter 'osType' is invalid.", "osType")
     if properties.get("hyperVGeneration") not in {None, "V1", "V2"}:
-        raise bad_parameter(f"The value '{properties['hyperVGeneration']}' of parameter 'hyperVGeneration' is invalid.", "hyperVGeneration")
+        raise bad_parameter(
+            f"The value '{properties['hyperVGeneration']}' of parameter 'hyperVGeneration' is invalid.", "hyperVGeneration"
+        )
     if properties.get("diskSizeGB") is not None:
         check_size_gib(properties["diskSizeGB"], properties.get("osType"))
 
@@ -77,7 +79,8 @@ def check_size_gib(size: object, os_type: str | None) -> int:
     most = MAX_OS_DISK_GIB if os_type else MAX_DATA_DISK_GIB
     if not isinstance(size, int) or not 1 <= size <= most:
         raise bad_parameter(
-            f"The value {size} of parameter 'diskSizeGb' is out of range. Value must be between 1 and {most} inclusive.", "diskSizeGb"
+            f"The value {size} of parameter 'diskSizeGb' is out of range. Value must be between 1 and {most} inclusive.",
+            "diskSizeGb",
         )
     return size
 

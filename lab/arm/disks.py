@@ -50,7 +50,11 @@ class Disks:
         option = create_option(body)
         check_shape(body)
         existing = self._world.find(resource_id)
-        if existing is not None and existing.properties["provisioningState"] == "Failed" and not self._operations.running(resource_id.key):
+        if (
+            existing is not None
+            and existing.properties["provisioningState"] == "Failed"
+            and not self._operations.running(resource_id.key)
+        ):
             self._world.remove(existing)
             existing = None
         if existing is not None:
@@ -98,8 +102,13 @@ class Disks:
                 f"There is an active shared access signature outstanding for disk {disk.id.leaf}. "
                 "Call EndGetAccess before attaching or deleting the disk."
             )
+        before, disk.properties["provisioningState"] = disk.properties["provisioningState"], "Deleting"
         operation = self._operations.start(
-            "disks.delete", resource_id.key, disk.body["location"], commit=lambda: self._world.remove(disk)
+            "disks.delete",
+            resource_id.key,
+            disk.body["location"],
+            commit=lambda: self._world.remove(disk),
+            fail=lambda: disk.properties.update(provisioningState=before),
         )
         return self._operations.accepted(call, operation)
 
@@ -143,7 +152,10 @@ class Disks:
         source = self._world.find(source_id)
         if source is None or source.id.kind not in {"disks", "snapshots"} or source.file is None:
             raise ArmError(404, "ResourceNotFound", f"The source {source_id} of the copy was not found.")
-        if source.properties["provisioningState"] != "Succeeded" or source.properties.get("diskState") in {"ReadyToUpload", "ActiveUpload"}:
+        if source.properties["provisioningState"] != "Succeeded" or source.properties.get("diskState") in {
+            "ReadyToUpload",
+            "ActiveUpload",
+        }:
             raise not_allowed(f"The source {source_id} of the copy is not ready.")
         plan = _Creation(file, lambda: None, source.properties["diskSizeBytes"])
         source_file = source.file
@@ -164,14 +176,19 @@ class Disks:
             raise ArmError(404, "StorageAccountNotFound", f"Storage account {creation_data['storageAccountId']} was not found.")
         if account.location != location:
             raise ArmError(
-                400, "BadRequest", f"The storage account is in region '{account.location}', the disk in '{location}'. They must be the same."
+                400,
+                "BadRequest",
+                f"The storage account is in region '{account.location}', the disk in '{location}'. They must be the same.",
             )
         source_uri = str(creation_data["sourceUri"])
         url = urlsplit(source_uri)
         if url.query or url.fragment:
             # A snapshot cannot be imported (it has to be copied to a page blob first), and a signature does not belong
             # here, since the account is named: creationData is shown to everyone who may read the disk.
-            raise bad_parameter(f"The source blob URI {source_uri.partition('?')[0]} must name a page blob, not a snapshot or version, and carry no query.", "sourceUri")
+            raise bad_parameter(
+                f"The source blob URI {source_uri.partition('?')[0]} must name a page blob, not a snapshot or version, and carry no query.",
+                "sourceUri",
+            )
         inside = source_uri.lower().startswith(f"{account.url.lower()}/") and source_uri[len(account.url) + 1 :].count("/") >= 1
         if not inside:
             raise bad_parameter(f"The source blob URI {source_uri} is not a blob of storage account {account.name}.", "sourceUri")
@@ -181,7 +198,11 @@ class Disks:
         given = body["properties"]
         sku = (body.get("sku") or {}).get("name", "Standard_LRS")
         properties: Json = {
-            **{name: given[name] for name in ("osType", "hyperVGeneration", "diskSizeGB", "securityProfile", "supportedCapabilities") if given.get(name) is not None},
+            **{
+                name: given[name]
+                for name in ("osType", "hyperVGeneration", "diskSizeGB", "securityProfile", "supportedCapabilities")
+                if given.get(name) is not None
+            },
             "creationData": {**given["creationData"], "createOption": option},
             "provisioningState": "Creating",
             "timeCreated": now_text(),
@@ -192,7 +213,12 @@ class Disks:
         }
         if properties.get("osType"):
             properties.setdefault("hyperVGeneration", "V1")
-        document: Json = {"location": location, "tags": dict(body.get("tags") or {}), "sku": {"name": sku, "tier": SKUS[sku]}, "properties": properties}
+        document: Json = {
+            "location": location,
+            "tags": dict(body.get("tags") or {}),
+            "sku": {"name": sku, "tier": SKUS[sku]},
+            "properties": properties,
+        }
         if body.get("zones"):
             document["zones"] = list(body["zones"])
         return Resource(resource_id, self.type, document, file)
@@ -209,7 +235,9 @@ class Disks:
         check_update(disk.body, body)
         if normal_location(str(body.get("location", ""))) != disk.body["location"]:
             raise ArmError(
-                409, "InvalidResourceLocation", f"The resource '{disk.id.leaf}' already exists in location '{disk.body['location']}'."
+                409,
+                "InvalidResourceLocation",
+                f"The resource '{disk.id.leaf}' already exists in location '{disk.body['location']}'.",
             )
         running = self._operations.running(disk.id.key)
         if running is not None and running.action in {"disks.create", "disks.import"}:
@@ -249,6 +277,8 @@ def _grown(size_bytes: int, asked_gib: int | None, file: Path, os_type: str | No
     if asked_gib is None:
         return size_bytes
     if asked_gib * GIB < size_bytes:
-        raise bad_parameter(f"The requested disk size of {asked_gib} GiB is smaller than the source of {size_bytes} bytes.", "disk.diskSizeGB")
+        raise bad_parameter(
+            f"The requested disk size of {asked_gib} GiB is smaller than the source of {size_bytes} bytes.", "disk.diskSizeGB"
+        )
     disk_bytes.resize(file, asked_gib * GIB)
     return asked_gib * GIB

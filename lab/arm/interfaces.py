@@ -27,7 +27,11 @@ class NetworkInterfaces:
         check_tags(body.get("tags"))
         existing = self._world.find(resource_id)
         if existing is not None and existing.body["location"] != location:
-            raise ArmError(409, "InvalidResourceLocation", f"The resource '{resource_id.leaf}' already exists in location '{existing.body['location']}'.")
+            raise ArmError(
+                409,
+                "InvalidResourceLocation",
+                f"The resource '{resource_id.leaf}' already exists in location '{existing.body['location']}'.",
+            )
         running = self._operations.running(resource_id.key)
         if running is not None and running.action == "networkinterfaces.delete":
             raise ArmError(409, "AnotherOperationInProgress", f"Another operation on {resource_id} is in progress.")
@@ -36,7 +40,10 @@ class NetworkInterfaces:
         nic = existing or Resource(
             resource_id,
             self.type,
-            {"location": location, "properties": {"resourceGuid": str(uuid.uuid4()), "enableIPForwarding": False, "hostedWorkloads": []}},
+            {
+                "location": location,
+                "properties": {"resourceGuid": str(uuid.uuid4()), "enableIPForwarding": False, "hostedWorkloads": []},
+            },
         )
         nic.body.update(tags=dict(body.get("tags") or {}), etag=f'W/"{uuid.uuid4()}"')
         nic.properties.update(
@@ -78,8 +85,13 @@ class NetworkInterfaces:
         running = self._operations.running(resource_id.key)
         if running is not None and running.action == "networkinterfaces.delete":
             return self._operations.accepted(call, running)
+        nic.properties["provisioningState"] = "Deleting"
         operation = self._operations.start(
-            "networkinterfaces.delete", resource_id.key, nic.body["location"], commit=lambda: self._world.remove(nic)
+            "networkinterfaces.delete",
+            resource_id.key,
+            nic.body["location"],
+            commit=lambda: self._world.remove(nic),
+            fail=lambda: nic.properties.update(provisioningState="Failed"),
         )
         return self._operations.accepted(call, operation)
 
@@ -90,7 +102,11 @@ class NetworkInterfaces:
     def _configurations(self, resource_id: ResourceId, properties: Json, location: str, existing: Resource | None) -> list[Json]:
         wanted = properties.get("ipConfigurations") or []
         if not wanted:
-            raise ArmError(400, "NetworkInterfaceMustHaveOneIpConfiguration", f"Network interface {resource_id} must have one or more IP configurations.")
+            raise ArmError(
+                400,
+                "NetworkInterfaceMustHaveOneIpConfiguration",
+                f"Network interface {resource_id} must have one or more IP configurations.",
+            )
         if any(not configuration.get("name") for configuration in wanted):
             raise ArmError(400, "InvalidRequestFormat", "Cannot parse the request: an IP configuration has no name.")
         had = {c["name"]: c["properties"] for c in existing.properties["ipConfigurations"]} if existing else {}

@@ -35,7 +35,11 @@ class VirtualNetworks:
         check_tags(body.get("tags"))
         existing = self._world.find(resource_id)
         if existing is not None and existing.body["location"] != location:
-            raise ArmError(409, "InvalidResourceLocation", f"The resource '{resource_id.leaf}' already exists in location '{existing.body['location']}'.")
+            raise ArmError(
+                409,
+                "InvalidResourceLocation",
+                f"The resource '{resource_id.leaf}' already exists in location '{existing.body['location']}'.",
+            )
         resource_id.check_name()
         properties = body.get("properties") or {}
         prefixes = (properties.get("addressSpace") or {}).get("addressPrefixes") or []
@@ -43,7 +47,9 @@ class VirtualNetworks:
             raise ArmError(400, "InvalidRequestFormat", "Cannot parse the request: addressSpace.addressPrefixes is required.")
         for prefix in prefixes:
             parse_prefix(prefix)
-        network = existing or Resource(resource_id, self.type, {"location": location, "properties": {"resourceGuid": str(uuid.uuid4())}})
+        network = existing or Resource(
+            resource_id, self.type, {"location": location, "properties": {"resourceGuid": str(uuid.uuid4())}}
+        )
         network.body["tags"] = dict(body.get("tags") or {})
         network.properties.update(addressSpace={"addressPrefixes": list(prefixes)}, provisioningState="Succeeded")
         self._world.add(network)
@@ -117,17 +123,23 @@ class Subnets:
         raise ArmError(404, "InvalidResourceType", f"The action '{name}' is not known for {self.type}.")
 
     def _network(self, resource_id: ResourceId) -> Resource:
-        return self._world.get(ResourceId(resource_id.subscription, resource_id.group, resource_id.namespace, resource_id.type, resource_id.name))
+        return self._world.get(
+            ResourceId(resource_id.subscription, resource_id.group, resource_id.namespace, resource_id.type, resource_id.name)
+        )
 
 
 def put_subnet(world: World, network: Resource, name: str, properties: Json) -> Resource:
     """Create or replace a subnet. Raises NetcfgInvalidSubnet where its prefix is outside the network or overlaps another."""
     network_id = network.id
-    subnet_id = ResourceId(network_id.subscription, network_id.group, network_id.namespace, network_id.type, network_id.name, "subnets", name)
+    subnet_id = ResourceId(
+        network_id.subscription, network_id.group, network_id.namespace, network_id.type, network_id.name, "subnets", name
+    )
     subnet_id.check_name()
     prefix = parse_prefix(properties.get("addressPrefix") or (properties.get("addressPrefixes") or [None])[0])
     spaces = [parse_prefix(space) for space in network.properties["addressSpace"]["addressPrefixes"]]
-    others = [parse_prefix(other.properties["addressPrefix"]) for other in subnets_of(world, network) if other.id.key != subnet_id.key]
+    others = [
+        parse_prefix(other.properties["addressPrefix"]) for other in subnets_of(world, network) if other.id.key != subnet_id.key
+    ]
     if not any(prefix.subnet_of(space) for space in spaces) or any(prefix.overlaps(other) for other in others):
         raise ArmError(400, "NetcfgInvalidSubnet", f"Subnet '{name}' is not valid in virtual network '{network_id.leaf}'.")
     existing = world.find(subnet_id)
@@ -159,7 +171,9 @@ def network_document(world: World, network: Resource) -> Json:
 def _check_unused(world: World, subnet: Resource) -> None:
     users = subnet_users(world, subnet.id)
     if users:
-        raise ArmError(400, "InUseSubnetCannotBeDeleted", f"Subnet {subnet.id.leaf} is in use by {users[0]} and cannot be deleted.")
+        raise ArmError(
+            400, "InUseSubnetCannotBeDeleted", f"Subnet {subnet.id.leaf} is in use by {users[0]} and cannot be deleted."
+        )
 
 
 def check_same_region(network: Resource, location: str, subnet_id: str) -> None:

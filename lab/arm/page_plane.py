@@ -56,11 +56,19 @@ class PagePlane:
     def _handle(self, call: Call) -> Reply:
         grant = self._access.find(call.path, call.query.get("sig", ""))
         if grant is None:
-            raise _Refused(403, "AuthenticationFailed", "Server failed to authenticate the request. The signature is wrong, expired or revoked.")
+            raise _Refused(
+                403,
+                "AuthenticationFailed",
+                "Server failed to authenticate the request. The signature is wrong, expired or revoked.",
+            )
         component = call.query.get("comp", "")
         if call.method == "PUT" and component == "page":
             if not grant.writable:
-                raise _Refused(403, "AuthorizationPermissionMismatch", "This request is not authorized to perform this operation using this permission.")
+                raise _Refused(
+                    403,
+                    "AuthorizationPermissionMismatch",
+                    "This request is not authorized to perform this operation using this permission.",
+                )
             return self._put_page(grant, call)
         if call.method == "GET" and component == "pagelist":
             return self._page_list(grant, call)
@@ -134,8 +142,12 @@ class PagePlane:
             url = urlsplit(previous_url)
             previous = self._access.find(url.path, parse_qs(url.query).get("sig", [""])[0])
             if previous is None:
-                raise _Refused(403, "AuthenticationFailed", "The signature of the previous snapshot is wrong, expired or revoked.")
-            ranges = ((start, end, _is_zero(grant, start, end)) for start, end in disk_bytes.changed_ranges(grant.file, previous.file))
+                raise _Refused(
+                    403, "AuthenticationFailed", "The signature of the previous snapshot is wrong, expired or revoked."
+                )
+            ranges = (
+                (start, end, _is_zero(grant, start, end)) for start, end in disk_bytes.changed_ranges(grant.file, previous.file)
+            )
         else:
             footer = iter([(grant.size_bytes, grant.blob_bytes, False)] if grant.footer else [])
             data = ((start, end, False) for start, end in disk_bytes.allocated_ranges(grant.file))
@@ -183,6 +195,14 @@ def _md5(data: bytes) -> str:
 def _check_integrity(call: Call) -> None:
     md5, crc = call.headers.get("content-md5"), call.headers.get("x-ms-content-crc64")
     if md5 is not None and md5 != _md5(call.body):
-        raise _Refused(400, "Md5Mismatch", "The MD5 value specified in the request did not match with the MD5 value calculated by the server.")
+        raise _Refused(
+            400,
+            "Md5Mismatch",
+            "The MD5 value specified in the request did not match with the MD5 value calculated by the server.",
+        )
     if crc is not None and crc != base64.b64encode(crc64(call.body).to_bytes(8, "little")).decode():
-        raise _Refused(400, "Crc64Mismatch", "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.")
+        raise _Refused(
+            400,
+            "Crc64Mismatch",
+            "The CRC64 value specified in the request did not match with the CRC64 value calculated by the server.",
+        )

@@ -155,7 +155,9 @@ class Router:
         )
         limit = self._world.faults.cores_quota
         name = {"value": "cores", "localizedValue": "Total Regional vCPUs"}
-        return Reply(200, {"value": [{"name": name, "unit": "Count", "currentValue": used, "limit": 10_000 if limit is None else limit}]})
+        return Reply(
+            200, {"value": [{"name": name, "unit": "Count", "currentValue": used, "limit": 10_000 if limit is None else limit}]}
+        )
 
     def _skus(self, call: Call) -> Reply:
         wanted = call.query.get("$filter", "").lower()
@@ -165,7 +167,11 @@ class Router:
     def _provider(self, type_name: str) -> Provider:
         provider = self._providers.get(type_name.lower())
         if provider is None:
-            raise ArmError(404, "InvalidResourceType", f"The resource type '{type_name}' could not be found in the namespace for api version given.")
+            raise ArmError(
+                404,
+                "InvalidResourceType",
+                f"The resource type '{type_name}' could not be found in the namespace for api version given.",
+            )
         return provider
 
 

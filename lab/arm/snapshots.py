@@ -29,7 +29,9 @@ class Snapshots:
             check_update(existing.body, body)
             existing.body["tags"] = dict(body.get("tags") or {})
             running = self._operations.running(resource_id.key)
-            return self._operations.accepted(call, running, 202, existing.document()) if running else Reply(200, existing.document())
+            return (
+                self._operations.accepted(call, running, 202, existing.document()) if running else Reply(200, existing.document())
+            )
         location = self._world.check_location(body.get("location"), self.type)
         resource_id.check_name()
         if option != "Copy":
@@ -74,7 +76,9 @@ class Snapshots:
                 return self._operations.accepted(call, running)
             raise not_allowed(f"Snapshot {snapshot.id.leaf} cannot be deleted while another operation on it is in progress.")
         if snapshot.properties.get("diskState") == "ActiveSAS":
-            raise not_allowed(f"There is an active shared access signature outstanding for snapshot {snapshot.id.leaf}. Call EndGetAccess first.")
+            raise not_allowed(
+                f"There is an active shared access signature outstanding for snapshot {snapshot.id.leaf}. Call EndGetAccess first."
+            )
         operation = self._operations.start(
             "snapshots.delete", resource_id.key, snapshot.body["location"], commit=lambda: self._world.remove(snapshot)
         )
@@ -100,12 +104,19 @@ class Snapshots:
             raise ArmError(404, "ResourceNotFound", f"The disk {source_id} was not found.")
         if source.body["location"] != location:
             raise bad_parameter("A snapshot must be in the region of its source.", "location")
-        if source.properties["provisioningState"] != "Succeeded" or source.properties.get("diskState") in {"ReadyToUpload", "ActiveUpload"}:
+        if source.properties["provisioningState"] != "Succeeded" or source.properties.get("diskState") in {
+            "ReadyToUpload",
+            "ActiveUpload",
+        }:
             raise not_allowed(f"The disk {source_id} is not ready to be copied.")
         return source
 
     def _new(self, resource_id: ResourceId, body: Json, source: Resource, location: str) -> Resource:
-        copied: Json = {name: source.properties[name] for name in ("osType", "hyperVGeneration", "diskSizeGB", "diskSizeBytes") if name in source.properties}
+        copied: Json = {
+            name: source.properties[name]
+            for name in ("osType", "hyperVGeneration", "diskSizeGB", "diskSizeBytes")
+            if name in source.properties
+        }
         incremental = bool(body["properties"].get("incremental", False))
         unique = uuid.uuid4()
         properties: Json = {
@@ -123,5 +134,10 @@ class Snapshots:
         }
         if incremental:
             properties["incrementalSnapshotFamilyId"] = source.properties["uniqueId"]
-        document: Json = {"location": location, "tags": dict(body.get("tags") or {}), "sku": {"name": "Standard_LRS", "tier": "Standard"}, "properties": properties}
+        document: Json = {
+            "location": location,
+            "tags": dict(body.get("tags") or {}),
+            "sku": {"name": "Standard_LRS", "tier": "Standard"},
+            "properties": properties,
+        }
         return Resource(resource_id, self.type, document, self._world.directory / "disks" / f"{unique}.raw")

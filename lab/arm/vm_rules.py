@@ -88,15 +88,22 @@ def _size(properties: Json) -> VmSize:
         raise required("hardwareProfile.vmSize")
     size = SIZES.get(str(name).lower())
     if size is None:
-        raise bad_parameter(f"The value {name} provided for the VM size is not valid. The valid sizes in the current region are: {', '.join(s.name for s in SIZES.values())}.", "vmSize")
+        raise bad_parameter(
+            f"The value {name} provided for the VM size is not valid. The valid sizes in the current region are: {', '.join(s.name for s in SIZES.values())}.",
+            "vmSize",
+        )
     return size
 
 
 def _disk(world: World, vm_id: ResourceId, wanted: Json, target: str, size: VmSize, location: str, zones: list[str]) -> Resource:
     if str(wanted.get("createOption", "")).lower() != "attach":
-        raise bad_parameter(f"The createOption of {target} is missing or not known here: only Attach is.", f"{target}.createOption")
+        raise bad_parameter(
+            f"The createOption of {target} is missing or not known here: only Attach is.", f"{target}.createOption"
+        )
     if wanted.get("deleteOption") not in {None, "Delete", "Detach"}:
-        raise bad_parameter(f"The value '{wanted['deleteOption']}' of parameter 'deleteOption' is invalid.", f"{target}.deleteOption")
+        raise bad_parameter(
+            f"The value '{wanted['deleteOption']}' of parameter 'deleteOption' is invalid.", f"{target}.deleteOption"
+        )
     reference = str((wanted.get("managedDisk") or {}).get("id", ""))
     if not reference:
         raise required(f"{target}.managedDisk.id")
@@ -111,7 +118,11 @@ def _disk(world: World, vm_id: ResourceId, wanted: Json, target: str, size: VmSi
             f"Disk '{disk.id}' cannot be attached as the disk is already owned by VM '{owner}'.", target=str(disk.id),
         )  # fmt: skip
     if disk.properties["provisioningState"] != "Succeeded":
-        raise ArmError(409, "OperationNotAllowed", f"Disk {disk.id.leaf} cannot be attached in provisioning state {disk.properties['provisioningState']}.")
+        raise ArmError(
+            409,
+            "OperationNotAllowed",
+            f"Disk {disk.id.leaf} cannot be attached in provisioning state {disk.properties['provisioningState']}.",
+        )
     if disk.properties["diskState"] not in {"Unattached", "Attached", "Reserved"}:
         raise ArmError(
             409, "OperationNotAllowed",
@@ -125,7 +136,10 @@ def _disk(world: World, vm_id: ResourceId, wanted: Json, target: str, size: VmSi
             f"Disk {disk.id} cannot be attached to the VM because it is not in the same zone as the VM. VM zone: {zones}. Disk zone: {disk.body.get('zones') or []}.",
         )  # fmt: skip
     if disk.body["sku"]["tier"] != "Standard" and not size.premium:
-        raise bad_parameter(f"Requested operation cannot be performed because VM size {size.name} does not support the storage account type {disk.body['sku']['name']}.", target)
+        raise bad_parameter(
+            f"Requested operation cannot be performed because VM size {size.name} does not support the storage account type {disk.body['sku']['name']}.",
+            target,
+        )
     caching = wanted.get("caching", "None")
     if caching not in {"None", "ReadOnly", "ReadWrite"}:
         raise bad_parameter(f"The value '{caching}' of parameter 'caching' is invalid.", f"{target}.caching")
@@ -141,10 +155,15 @@ def _check_os_disk(disk: Resource, wanted: Json, size: VmSize) -> None:
     if disk.properties.get("osType") is None:
         raise bad_parameter(f"Disk {disk.id.leaf} has no osType and cannot be attached as OS disk.", "osDisk.osType")
     if disk.properties["osType"] != os_type:
-        raise bad_parameter(f"The osType '{os_type}' does not match the osType '{disk.properties['osType']}' of disk {disk.id.leaf}.", "osDisk.osType")
+        raise bad_parameter(
+            f"The osType '{os_type}' does not match the osType '{disk.properties['osType']}' of disk {disk.id.leaf}.",
+            "osDisk.osType",
+        )
     generation = disk.properties.get("hyperVGeneration", "V1")
     if generation not in size.generations:
-        raise ArmError(400, "BadRequest", f"The selected VM size '{size.name}' cannot boot Hypervisor Generation '{generation[1:]}'.")
+        raise ArmError(
+            400, "BadRequest", f"The selected VM size '{size.name}' cannot boot Hypervisor Generation '{generation[1:]}'."
+        )
 
 
 def _nics(world: World, vm_id: ResourceId, properties: Json, size: VmSize, location: str) -> tuple[Resource, ...]:
@@ -152,10 +171,16 @@ def _nics(world: World, vm_id: ResourceId, properties: Json, size: VmSize, locat
     if not wanted:
         raise bad_parameter("Virtual Machine must have at least one network interface.", "networkProfile")
     if len(wanted) > size.max_nics:
-        raise bad_parameter(f"The number of network interfaces exceeds the maximum of {size.max_nics} for VM size {size.name}.", "networkProfile")
+        raise bad_parameter(
+            f"The number of network interfaces exceeds the maximum of {size.max_nics} for VM size {size.name}.", "networkProfile"
+        )
     primaries = sum(1 for entry in wanted if (entry.get("properties") or {}).get("primary"))
     if primaries > 1 or (len(wanted) > 1 and primaries != 1):
-        raise ArmError(400, "VirtualMachineMustHaveOneNetworkInterfaceAsPrimary", f"Virtual machine {vm_id} must have one network interface set as the primary.")
+        raise ArmError(
+            400,
+            "VirtualMachineMustHaveOneNetworkInterfaceAsPrimary",
+            f"Virtual machine {vm_id} must have one network interface set as the primary.",
+        )
     found = []
     for entry in wanted:
         reference = str(entry.get("id", ""))
@@ -164,8 +189,12 @@ def _nics(world: World, vm_id: ResourceId, properties: Json, size: VmSize, locat
             raise missing_reference(reference)
         user = nic.properties.get("virtualMachine")
         if user and not same(user["id"], str(vm_id)):
-            raise ArmError(400, "NicInUse", f"Network Interface {nic.id} is used by existing resource {upper_group(nic.id)}: {user['id']}.")
+            raise ArmError(
+                400, "NicInUse", f"Network Interface {nic.id} is used by existing resource {upper_group(nic.id)}: {user['id']}."
+            )
         if nic.properties["provisioningState"] != "Succeeded":
-            raise ArmError(409, "RetryableError", f"Network interface {nic.id} is being changed by another operation. Try again later.")
+            raise ArmError(
+                409, "RetryableError", f"Network interface {nic.id} is being changed by another operation. Try again later."
+            )
         found.append(nic)
     return tuple(found)

@@ -44,7 +44,11 @@ class VirtualMachines:
         existing = self._world.find(resource_id)
         running = self._operations.running(resource_id.key)
         if existing is not None and existing.body["location"] != location:
-            raise ArmError(409, "InvalidResourceLocation", f"The resource '{resource_id.leaf}' already exists in location '{existing.body['location']}'.")
+            raise ArmError(
+                409,
+                "InvalidResourceLocation",
+                f"The resource '{resource_id.leaf}' already exists in location '{existing.body['location']}'.",
+            )
         if running is not None and running.action != "virtualmachines.create":
             raise ArmError(409, "ConflictingUserInput", f"VM '{resource_id.leaf}' is being changed by another operation.")
         parts = check_vm(self._world, resource_id, body, location)
@@ -53,7 +57,9 @@ class VirtualMachines:
             if running is not None:
                 return self._operations.accepted(call, running, 200, self._document(existing, call))
         check_quota(self._world, parts.size, resource_id, location)
-        vm = existing or Resource(resource_id, self.type, {"location": location, "properties": {"vmId": str(uuid.uuid4()), "timeCreated": now_text()}})
+        vm = existing or Resource(
+            resource_id, self.type, {"location": location, "properties": {"vmId": str(uuid.uuid4()), "timeCreated": now_text()}}
+        )
         created = existing is None or existing.properties["provisioningState"] == "Failed"
         self._describe(vm, body, parts, "Creating" if created else "Updating")
         self._world.add(vm)
@@ -135,7 +141,13 @@ class VirtualMachines:
     def _instance_view(self, vm: Resource) -> Json:
         state, power = vm.properties["provisioningState"], self.power(vm.id)
         word = {"Succeeded": "succeeded", "Failed": "failed", "Deleting": "deleting"}.get(state, "updating")
-        statuses: list[Json] = [{"code": f"ProvisioningState/{word}", "level": "Error" if word == "failed" else "Info", "displayStatus": f"Provisioning {word}"}]
+        statuses: list[Json] = [
+            {
+                "code": f"ProvisioningState/{word}",
+                "level": "Error" if word == "failed" else "Info",
+                "displayStatus": f"Provisioning {word}",
+            }
+        ]
         if power != "creating":
             statuses.append({"code": f"PowerState/{power}", "level": "Info", "displayStatus": f"VM {power}"})
         return {"statuses": statuses, "hyperVGeneration": self._os_disk_generation(vm)}
@@ -166,7 +178,9 @@ class VirtualMachines:
         vm.properties["storageProfile"] = {
             **storage,
             "osDisk": _disk_entry(storage["osDisk"], parts.os_disk),
-            "dataDisks": [_disk_entry(entry, disk) for entry, disk in zip(storage.get("dataDisks") or [], parts.data_disks, strict=True)],
+            "dataDisks": [
+                _disk_entry(entry, disk) for entry, disk in zip(storage.get("dataDisks") or [], parts.data_disks, strict=True)
+            ],
         }
         vm.properties["provisioningState"] = state
 

@@ -6,6 +6,9 @@ import { signature } from "./sharedkey.mjs";
 /** The newest x-ms-version that Azurite 3.35 knows; a newer one is lowered to it. */
 export const AZURITE_VERSION = "2025-11-05";
 
+/** What Azurite is told of the client's connection (behind_front.cjs). */
+const FRONT_SPEAKS_TLS = [["x-forwarded-proto", "https"]];
+
 export class Upstream {
   constructor(port, accounts) {
     this.port = port;
@@ -15,7 +18,8 @@ export class Upstream {
 
   /** Begin a request whose body the caller writes; `headers` as an object or as a flat list of names and values. */
   begin(method, path, headers) {
-    return http.request({ host: "127.0.0.1", port: this.port, agent: this.agent, method, path, headers, setHost: false });
+    const told = Array.isArray(headers) ? [...headers, ...FRONT_SPEAKS_TLS.flat()] : { ...headers, ...Object.fromEntries(FRONT_SPEAKS_TLS) };
+    return http.request({ host: "127.0.0.1", port: this.port, agent: this.agent, method, path, headers: told, setHost: false });
   }
 
   /** Begin a request of the front's own, signed with the account's key. */

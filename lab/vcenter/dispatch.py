@@ -80,12 +80,12 @@ class Dispatcher:
 
     def answer(self, request: SoapRequest, cookie: str | None, address: str, agent: str) -> Reply:
         """Carry out a request. Every failure becomes a SOAP fault."""
-        session = self._sessions.find(cookie)
         with self._world.lock:
+            session = self._sessions.find(cookie)
             self._counts[request.method] += 1
-        try:
             if session is not None:
                 session.in_progress += 1
+        try:
             return self._answer(request, session, address, agent)
         except vmodl.MethodFault as fault:
             return Reply(500, render_fault(fault))
@@ -94,8 +94,9 @@ class Dispatcher:
             return Reply(500, render_fault(vmodl.fault.SystemError(reason="lab", msg="A general system error occurred")))
         finally:
             if session is not None:
-                session.in_progress -= 1
-                session.touch()
+                with self._world.lock:
+                    session.in_progress -= 1
+                    session.touch()
 
     def _answer(self, request: SoapRequest, session: Session | None, address: str, agent: str) -> Reply:
         if session is None and not _is_anonymous(request):

@@ -113,7 +113,24 @@ class ResourcePool(ManagedEntity):
     def __init__(self, world: World, moref: str, owner: Cluster) -> None:
         super().__init__(vim.ResourcePool(moref), "Resources", owner)
         self.readers["owner"] = lambda: owner.reference
+        self.readers["config"] = _unlimited
+        self.readers["runtime"] = lambda: complete(vim.ResourcePool.RuntimeInfo())
+        self.readers["summary"] = lambda: complete(
+            data_object(vim.ResourcePool.Summary, name=self.name, config=_unlimited(), runtime=complete(vim.ResourcePool.RuntimeInfo()))
+        )
         self.readers["vm"] = lambda: [item.reference for item in world.all() if isinstance(item.reference, vim.VirtualMachine)]
+
+
+def _unlimited() -> Any:
+    """Return a resource configuration without reservation or limit."""
+    allocation = data_object(
+        vim.ResourceAllocationInfo,
+        reservation=0,
+        expandableReservation=True,
+        limit=-1,
+        shares=vim.SharesInfo(shares=4000, level="normal"),
+    )
+    return complete(data_object(vim.ResourceConfigSpec, cpuAllocation=allocation, memoryAllocation=allocation))
 
 
 class Host(ManagedEntity):

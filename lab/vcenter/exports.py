@@ -75,6 +75,21 @@ class PresentExport:
         self._closed = True
 
 
+class RunningGuestExport(GuestExport):
+    """A guest's disk, refused if its VM stopped between being found and being opened."""
+
+    def __init__(self, world: World, vm: VirtualMachine, key: int) -> None:
+        super().__init__(vm.disks[key].disk)
+        self._world = world
+        self._vm = vm
+
+    def open(self, interrupt: Callable[[], None]) -> None:
+        """Check once more. The server knows the connection by now, so whoever stops the VM from here on cuts it."""
+        with self._world.lock:
+            if not self._vm.running:
+                raise SnapshotGone("the VM is off")
+
+
 class HostExports:
     """One NBD server for each host."""
 
@@ -116,12 +131,12 @@ class HostExports:
                 vm = found.vm if isinstance(found, Snapshot) else found
                 if not isinstance(vm, VirtualMachine) or vm.host is not host:
                     return None
-                return _export(match[1], found, vm, int(match[3]))
+                return _export(self._world, match[1], found, vm, int(match[3]))
 
         return resolve
 
 
-def _export(kind: str, found: object, vm: VirtualMachine, key: int) -> Export | None:
+def _export(world: World, kind: str, found: object, vm: VirtualMachine, key: int) -> Export | None:
     if kind == "snapshot" and isinstance(found, Snapshot) and key in found.disks:
         try:
             return SnapshotExport(found.disks[key].attached.disk.frozen(found.moref))
@@ -130,7 +145,7 @@ def _export(kind: str, found: object, vm: VirtualMachine, key: int) -> Export | 
     if key not in vm.disks or found is not vm:
         return None
     if kind == "guest" and vm.running:
-        return GuestExport(vm.disks[key].disk)
+        return RunningGuestExport(world, vm, key)
     if kind == "present" and not vm.running:
         return PresentExport(PresentDisk(vm.disks[key].disk))
     return None

@@ -36,8 +36,8 @@ class PropertyReader:
         for name, key in rest:
             info = property_info(kind if value is None else type(value), name, path)
             kind, value = _indexed(info.type, None if value is None else getattr(value, info.name), key, path)
-        if isinstance(value, list) and not value:
-            value = None
+        if isinstance(value, list) and not value and rest:
+            value = None  # inside a data object an array that was never set looks like an empty one
         return PropertyValue(kind, typed(value, kind))
 
 

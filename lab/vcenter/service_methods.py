@@ -3,11 +3,12 @@
 import secrets
 from typing import Any
 
-from lab.vcenter.collector import ContainerView, Filter, ListView, PropertyCollector
+from lab.vcenter.collector import Filter, PropertyCollector
 from lab.vcenter.dispatch import Call, Handler
 from lab.vcenter.entities import Host, ManagedEntity
 from lab.vcenter.inventory import Inventory
 from lab.vcenter.service_content import service_content
+from lab.vcenter.views import ContainerView, ListView
 from lab.vcenter.virtual_machine import VirtualMachine
 from lab.vcenter.vocabulary import vim, vmodl
 from lab.vcenter.world import LabObject, data_object, now
@@ -31,6 +32,7 @@ class ServiceMethods:
             "CreateContainerView": _create_container_view,
             "CreateListView": _create_list_view,
             "ModifyListView": _modify_list_view,
+            "ResetListView": _reset_list_view,
             "DestroyView": lambda call: call.caller.remove(call.target.moref),
             "RetrieveProperties": lambda call: _collector(call).retrieve(call.argument("specSet")),
             "RetrievePropertiesEx": lambda call: _collector(call).retrieve_page(
@@ -124,10 +126,21 @@ def _create_list_view(call: Call) -> Any:
     return view.reference
 
 
-def _modify_list_view(call: Call) -> list[Any]:
-    view = call.target
-    if not isinstance(view, ListView):
+def _list_view(call: Call) -> ListView:
+    if not isinstance(call.target, ListView):
         raise vmodl.fault.InvalidRequest(msg="The object is not a list view.")
+    return call.target
+
+
+def _reset_list_view(call: Call) -> list[Any]:
+    view, wanted = _list_view(call), call.argument("obj")
+    view.objects = [item for item in wanted if call.world.find(str(item._moId)) is not None]
+    call.world.changed()
+    return [item for item in wanted if item not in view.objects]
+
+
+def _modify_list_view(call: Call) -> list[Any]:
+    view = _list_view(call)
     unknown = [item for item in call.argument("add") if call.world.find(str(item._moId)) is None]
     view.objects = [item for item in view.objects if item not in call.argument("remove")]
     view.objects.extend(item for item in call.argument("add") if item not in unknown and item not in view.objects)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.vcenter.vmodl_values import complete
 from lab.vcenter.vocabulary import vim
-from lab.vcenter.world import LabObject, World, data_object, now, object_not_found
+from lab.vcenter.world import LabObject, World, data_object, now
 
 COOKIE_NAME = "vmware_soap_session"
 
@@ -45,13 +45,6 @@ class Session:
     def find(self, moref: str) -> LabObject | None:
         """Return an object of the session, or None."""
         return self._objects.get(moref)
-
-    def get(self, reference: Any) -> LabObject:
-        """Return an object of the session. Raises vmodl.fault.ManagedObjectNotFound."""
-        found = self._objects.get(str(reference._moId))
-        if found is None:
-            raise object_not_found(reference)
-        return found
 
     def objects(self) -> list[LabObject]:
         """Return all objects of the session."""
@@ -98,6 +91,9 @@ class SessionManager(LabObject):
         if not self.check_password(user, password):
             raise vim.fault.InvalidLogin(msg="Cannot complete login due to an incorrect user name or password.")
         session = Session(user, address, agent)
+        own_view = LabObject(self.reference)
+        own_view.readers.update(self.readers, currentSession=session.describe)
+        session.add(own_view)
         with self._world.lock:
             self._sessions[session.cookie] = session
         return session

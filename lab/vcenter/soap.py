@@ -12,7 +12,7 @@ from typing import Any
 from xml.parsers.expat import ExpatError, ParserCreate
 from xml.sax.saxutils import escape
 
-from pyVmomi.SoapAdapter import ExpatDeserializerNSHandlers
+from pyVmomi.SoapAdapter import ExpatDeserializerNSHandlers, SoapSerializer
 
 from lab.vcenter.vocabulary import adapter, vmomi
 
@@ -160,10 +160,22 @@ def _complete_arguments(method: str, info: Any, arguments: dict[str, Any]) -> No
             raise BadRequestError(f"{method} needs the parameter {parameter.name}")
 
 
+class _Serializer(SoapSerializer):
+    """pyVmomi's serializer, made to write what a vCenter writes."""
+
+    def __init__(self, writer: StringIO) -> None:
+        super().__init__(writer, _VERSION, dict(_NAMESPACES))  # type: ignore[no-untyped-call]
+        self.outermostAttrs = ""  # it would add a versionId attribute that no vCenter sends
+
+    def _QName(self, typ: Any, defNS: str) -> tuple[str, str]:
+        """Name a type; WSDL calls a reference in an Any ManagedObjectReference, and govc knows no other name."""
+        attribute, name = super()._QName(typ, defNS)  # type: ignore[no-untyped-call]
+        return attribute, f"{name}Reference" if typ is vmomi.ManagedObject else name
+
+
 def _serialize(value: Any, info: Any) -> str:
     writer = StringIO()
-    serializer = adapter.SoapSerializer(writer, _VERSION, dict(_NAMESPACES))
-    serializer.outermostAttrs = ""  # it would add a versionId attribute that no vCenter sends
+    serializer: Any = _Serializer(writer)
     serializer.Serialize(value, info)
     return writer.getvalue()
 
@@ -184,8 +196,7 @@ def render_result(method: str, result_type: Any, value: Any) -> bytes:
 def render_fault(fault: Any) -> bytes:
     """Render a fault, to be sent with HTTP status 500."""
     writer = StringIO()
-    serializer = adapter.SoapSerializer(writer, _VERSION, dict(_NAMESPACES))
-    serializer.outermostAttrs = ""
+    serializer: Any = _Serializer(writer)
     wsdl_name = type(fault)._wsdlName
     bare = copy(fault)
     bare.msg = None  # the message travels as the fault string

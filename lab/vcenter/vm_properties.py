@@ -1,17 +1,15 @@
-"""How a VM and its snapshots look from outside: config, runtime, guest, summary, snapshot tree."""
+"""How a VM and its snapshots look from outside: config, runtime, guest, summary, snapshot tree; devices are in `vm_devices`."""
 
+from collections.abc import Iterator
 from datetime import UTC
+from pathlib import Path
 from typing import Any
 
-from lab.vcenter.virtual_machine import AttachedDisk, Nic, Snapshot, VirtualMachine
+from lab.vcenter.virtual_machine import Snapshot, VirtualMachine
+from lab.vcenter.vm_devices import devices
 from lab.vcenter.vmodl_values import complete
 from lab.vcenter.vocabulary import vim
 from lab.vcenter.world import data_object, now
-
-_KIB = 1024
-SCSI_CONTROLLER_KEY = 1000
-_IDE_CONTROLLER_KEY = 200
-_PCI_CONTROLLER_KEY = 100
 
 
 def publish(vm: VirtualMachine) -> None:
@@ -50,7 +48,7 @@ def config(vm: VirtualMachine, snapshot: Snapshot | None = None) -> Any:
         numCPU=identity.cpus,
         numCoresPerSocket=1,
         memoryMB=identity.memory_mib,
-        device=_devices(vm, snapshot),
+        device=devices(vm, snapshot),
     )
     return complete(
         data_object(
@@ -67,6 +65,7 @@ def config(vm: VirtualMachine, snapshot: Snapshot | None = None) -> Any:
             alternateGuestName="",
             annotation=settings.annotation or None,
             files=_files(vm),
+            tools=data_object(vim.vm.ToolsConfigInfo, toolsVersion=2147483647 if vm.tools else 0),
             hardware=hardware,
             extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in extra_config(vm).items()],
             changeTrackingEnabled=settings.change_tracking,
@@ -93,100 +92,6 @@ def _files(vm: VirtualMachine) -> Any:
         snapshotDirectory=folder,
         suspendDirectory=folder,
         logDirectory=folder,
-    )
-
-
-def _devices(vm: VirtualMachine, snapshot: Snapshot | None) -> list[Any]:
-    """Return the devices. A snapshot's disks come in another order than the VM's (facts F11): nothing may rely on it."""
-    controllers = [
-        _device(vim.vm.device.VirtualIDEController, _IDE_CONTROLLER_KEY, "IDE 0", busNumber=0),
-        _device(vim.vm.device.VirtualPCIController, _PCI_CONTROLLER_KEY, "PCI controller 0", busNumber=0),
-        _device(
-            vim.vm.device.ParaVirtualSCSIController,
-            SCSI_CONTROLLER_KEY,
-            "SCSI controller 0",
-            busNumber=0,
-            hotAddRemove=True,
-            sharedBus="noSharing",
-            scsiCtlrUnitNumber=7,
-            controllerKey=_PCI_CONTROLLER_KEY,
-            unitNumber=3,
-        ),
-    ]
-    if snapshot is None:
-        disks = [
-            _disk(item, item.disk.file_name, item.disk.capacity_bytes, None)
-            for item in vm.disks.values()
-        ]
-        return [*controllers, *disks, *(_nic(nic) for nic in vm.nics.values())]
-    frozen = [
-        _disk(
-            item.attached,
-            item.frozen.file_name,
-            item.frozen.capacity_bytes,
-            item.frozen.change_id,
-        )
-        for item in reversed(snapshot.disks.values())
-    ]
-    return [*controllers, *(_nic(nic) for nic in snapshot.nics), *frozen]
-
-
-def _device(kind: Any, key: int, label: str, **values: Any) -> Any:
-    made = data_object(kind, key=key, **values)
-    made.deviceInfo = vim.Description(label=label, summary=label)
-    return made
-
-
-def _disk(attached: AttachedDisk, file_name: str, capacity_bytes: int, change_id: str | None) -> Any:
-    backing = data_object(
-        vim.vm.device.VirtualDisk.FlatVer2BackingInfo,
-        fileName=attached.backing_name(file_name),
-        datastore=attached.datastore.reference,
-        diskMode=attached.mode,
-        thinProvisioned=True,
-        uuid=attached.disk.uuid,
-        changeId=change_id,
-        sharing="sharingNone",
-    )
-    if attached.is_delta(file_name):
-        backing.deltaDiskFormat = "redoLogFormat"
-        backing.parent = data_object(
-            vim.vm.device.VirtualDisk.FlatVer2BackingInfo,
-            fileName=attached.backing_name(f"{attached.stem}.vmdk"),
-            datastore=attached.datastore.reference,
-            diskMode=attached.mode,
-            thinProvisioned=True,
-            uuid=attached.disk.uuid,
-        )
-    return _device(
-        vim.vm.device.VirtualDisk,
-        attached.key,
-        attached.label,
-        backing=backing,
-        controllerKey=SCSI_CONTROLLER_KEY,
-        unitNumber=attached.unit_number,
-        capacityInKB=capacity_bytes // _KIB,
-        capacityInBytes=capacity_bytes,
-        diskObjectId=f"1-{attached.key}",
-    )
-
-
-def _nic(nic: Nic) -> Any:
-    return _device(
-        vim.vm.device.VirtualVmxnet3,
-        nic.key,
-        nic.label,
-        backing=data_object(
-            vim.vm.device.VirtualEthernetCard.NetworkBackingInfo, deviceName=nic.network.name, network=nic.network.reference
-        ),
-        connectable=vim.vm.device.VirtualDevice.ConnectInfo(
-            startConnected=nic.start_connected, allowGuestControl=True, connected=nic.connected, status="ok"
-        ),
-        controllerKey=_PCI_CONTROLLER_KEY,
-        unitNumber=nic.unit_number,
-        addressType="manual",
-        macAddress=nic.mac,
-        wakeOnLanEnabled=True,
     )
 
 
@@ -286,21 +191,27 @@ def _summary(vm: VirtualMachine) -> Any:
 
 def _layout(vm: VirtualMachine) -> Any:
     """Return the VM's files as they are in its directories now."""
-    files: list[Any] = []
+    files = [
+        data_object(
+            vim.vm.FileLayoutEx.FileInfo,
+            key=number,
+            name=f"[{datastore}] {vm.home_folder}/{path.name}",
+            type="diskExtent" if path.stem.endswith(("-flat", "-delta")) else "diskDescriptor",
+            size=size,
+            accessible=True,
+        )
+        for number, (datastore, path, size) in enumerate(_files_of(vm))
+    ]
+    return complete(data_object(vim.vm.FileLayoutEx, file=files, timestamp=now()))
+
+
+def _files_of(vm: VirtualMachine) -> Iterator[tuple[str, Path, int]]:
     for datastore in vm.datastores:
         for path in sorted((datastore.directory / vm.home_folder).glob("*")):
-            kind = "diskDescriptor" if not path.stem.endswith(("-flat", "-delta")) else "diskExtent"
-            files.append(
-                data_object(
-                    vim.vm.FileLayoutEx.FileInfo,
-                    key=len(files),
-                    name=f"[{datastore.name}] {vm.home_folder}/{path.name}",
-                    type=kind,
-                    size=path.stat().st_size,
-                    accessible=True,
-                )
-            )
-    return complete(data_object(vim.vm.FileLayoutEx, file=files, timestamp=now()))
+            try:
+                yield datastore.name, path, path.stat().st_size
+            except FileNotFoundError:  # removed by a consolidation meanwhile
+                continue
 
 
 # --- snapshots ---

@@ -19,6 +19,7 @@ from lab.vcenter.vocabulary import vmodl
 _log = logging.getLogger(__name__)
 _COOKIE = re.compile(rf'{COOKIE_NAME}="?([0-9a-f]+)"?')
 _BODY_LIMIT = 16 << 20
+_CHUNK_LINE_LIMIT = 1024
 _SEND_STEP = 1 << 20
 _HANDSHAKE_S = 30.0
 
@@ -54,11 +55,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Answer a SOAP request."""
-        length = int(self.headers.get("Content-Length", "0"))
-        if self.path.rstrip("/") not in ("/sdk", "/sdk/vimService") or not 0 < length <= _BODY_LIMIT:
+        body = self._read_body()
+        if not body or self.path.rstrip("/") not in ("/sdk", "/sdk/vimService"):
+            self.close_connection = True
             self._send(404, b"", "text/plain")
             return
-        body = self.rfile.read(length)
         if self.server.is_unreachable():
             self.close_connection = True
             return
@@ -70,6 +71,26 @@ class _Handler(BaseHTTPRequestHandler):
         agent = self.headers.get("User-Agent", "")
         reply = self.server.dispatcher.answer(request, self._cookie(), str(self.client_address[0]), agent)
         self._send(reply.status, reply.body, "text/xml; charset=utf-8", reply.opened)
+
+    def _read_body(self) -> bytes | None:
+        """Return the request's body, sent with its length or in chunks (govc does); None if it is too large or cut off."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            length = int(self.headers.get("Content-Length", "0"))
+            return self.rfile.read(length) if 0 <= length <= _BODY_LIMIT else None
+        body = bytearray()
+        while True:
+            try:
+                size = int(self.rfile.readline(_CHUNK_LINE_LIMIT).split(b";")[0], 16)
+            except ValueError:
+                return None
+            if not 0 <= size <= _BODY_LIMIT - len(body):
+                return None
+            body += self.rfile.read(size)
+            ending = self.rfile.readline(_CHUNK_LINE_LIMIT)
+            if size == 0:
+                while ending.strip():  # trailers, of no interest
+                    ending = self.rfile.readline(_CHUNK_LINE_LIMIT)
+                return bytes(body)
 
     def do_GET(self) -> None:
         """Answer a download, or the list of API versions."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lab.vcenter.faults import FaultPlan
 from lab.vcenter.settings import Answers, Denials, Times
-from lab.vcenter.vocabulary import vmodl, vmomi
+from lab.vcenter.vocabulary import vmodl
 
 
 def now() -> datetime:
@@ -110,8 +110,3 @@ def data_object(kind: Any, /, **values: Any) -> Any:
         if value is not None:
             setattr(made, name, value)
     return made
-
-
-def array_of(kind: Any, values: list[Any]) -> Any:
-    """Return a typed vmodl array."""
-    return vmomi.GetVmodlType(f"{kind.__name__}[]")(values)

@@ -3,15 +3,23 @@
 import json
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
 from blake3 import blake3
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from deltaferry.blocks.blob_http import BlobClient, HttpLimits, Role
 from deltaferry.blocks.pacing import Pacer
@@ -239,6 +247,63 @@ def test_a_throttled_blob_recovers_and_is_not_cut_twice_in_twenty_seconds() -> N
     now[0] = 1000.0
     pacer.reserve(0)
     assert pacer.bytes_per_s == 100
+
+
+def test_a_refusal_before_the_body_was_read_is_still_understood() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            for _ in range(2):  # the write, and the question for the number that fences it off
+                connection, _ = listener.accept()
+                connection.recv(1000)
+                connection.sendall(
+                    b"HTTP/1.1 412 no\r\nx-ms-error-code: SequenceNumberConditionNotMet\r\nContent-Length: 0\r\n\r\n"
+                )
+                connection.close()
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        client = BlobClient(BlobAccess(f"http://127.0.0.1:{listener.getsockname()[1]}/c", ""), Role.SEED, HttpLimits(5, 0.1))
+        assert refused(lambda: client.put_page("seed", 0, memoryview(bytes(BLOCK)), 1, FAST)).kind is ErrorKind.FENCED
+        thread.join()
+
+
+@pytest.fixture
+def tls_server(tmp_path: Path) -> Iterator[tuple[BlobAccess, BlobAccess]]:
+    """A scripted server over TLS: access that trusts its certificate, and access that does not."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    authority, key_file = tmp_path / "ca.pem", tmp_path / "key.pem"
+    authority.write_bytes(certificate.public_bytes(Encoding.PEM))
+    key_file.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(authority, key_file)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Scripted)
+    server.daemon_threads = True
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    server.script = Script([DONE])  # type: ignore[attr-defined]
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    url = f"https://127.0.0.1:{server.server_address[1]}/c"
+    yield BlobAccess(url, "", str(authority)), BlobAccess(url, "")
+    server.shutdown()
+    server.server_close()
+
+
+def test_tls_is_spoken_with_a_server_that_is_verified_and_with_no_other(tls_server: tuple[BlobAccess, BlobAccess]) -> None:
+    trusting, doubting = tls_server
+    client = BlobClient(trusting, Role.SEED, HttpLimits(5, 5))
+    client.put_page("seed", 0, memoryview(os.urandom(BLOCK)), 1, FAST)
+    client.close()
+    assert refused(lambda: BlobClient(doubting, Role.SEED).clear_page("seed", 0, SECTOR, 1, FAST)).kind is ErrorKind.BAD_CONFIGURATION
 
 
 def test_nobody_listening_is_a_store_that_cannot_be_reached() -> None:

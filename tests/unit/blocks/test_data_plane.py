@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from deltaferry.blocks.apply import run_apply
 from deltaferry.blocks.blob_http import BlobClient, HttpLimits, Role
 from deltaferry.blocks.checksum_map import decode_updates, empty_chunk, merge
 from deltaferry.blocks.checksums import Hasher
@@ -21,6 +22,7 @@ from deltaferry.blocks.jobs import Settings, Task
 from deltaferry.blocks.plan import Plan, encode_plan, make_plan, source_set
 from deltaferry.blocks.plane import ProcessDataPlane
 from deltaferry.blocks.sector_sets import SectorSet
+from deltaferry.blocks.send import run_send
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.replication import StoredSegment
@@ -30,6 +32,7 @@ from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob, DataProgress, Sen
 KEY = bytes(range(32))
 REPLICATION = "0123456789abcdef"
 FOREVER = timedelta(hours=1)
+SETTINGS = Settings(page_blob_bytes_per_s=1 << 30, nbd_timeout_s=10, http=HttpLimits(20, 20))
 
 
 def ignore(progress: DataProgress) -> None:
@@ -47,7 +50,7 @@ class World:
         self.container = storage.container()
         self.access = storage.access(self.container)
         self.cycle = cycle
-        self.plane = ProcessDataPlane(page_blob_bytes_per_s=1 << 30, nbd_timeout_s=10, http=HttpLimits(5, 5))
+        self.plane = ProcessDataPlane(page_blob_bytes_per_s=1 << 30, nbd_timeout_s=10)
         self.fence = 1
         storage.create_seed(self.container, "seed", len(content), self.fence)
 
@@ -57,14 +60,16 @@ class World:
         return replace(job, **changes)
 
     def send(self, plan: Plan, **changes: Any) -> SentDisk:
-        return self.plane.send(self.send_job(plan, **changes), ignore)[0]
+        """Send in this process, as a data process does."""
+        return run_send(self.send_job(plan, **changes), SETTINGS, ignore)[0]
 
     def apply_job(self, segments: tuple[StoredSegment, ...], *, pristine: bool = False, **changes: Any) -> ApplyJob:
         disk = ApplyDisk(2000, len(self.content), "seed", segments, pristine)
         return replace(ApplyJob(REPLICATION, self.cycle, self.fence, (disk,), self.access, self.access, KEY), **changes)
 
     def apply(self, segments: tuple[StoredSegment, ...], **changes: Any) -> AppliedDisk:
-        return self.plane.apply(self.apply_job(segments, **changes), ignore)[0]
+        """Apply in this process, as a data process does."""
+        return run_apply(self.apply_job(segments, **changes), SETTINGS, ignore)[0]
 
     def seed(self) -> bytes:
         return self.storage.read(self.container, "seed", len(self.content))
@@ -217,9 +222,9 @@ def test_a_chunk_without_time_still_gets_on(world: Callable[..., World]) -> None
 def test_a_job_without_segments_starts_no_process(world: Callable[..., World], monkeypatch: pytest.MonkeyPatch) -> None:
     w = world(bytearray(MIB))
     monkeypatch.setattr(subprocess, "Popen", None)
-    sent = w.send(make_plan(MIB, [], []))
+    [sent] = w.plane.send(w.send_job(make_plan(MIB, [], [])), ignore)
     assert (sent.next_segment, sent.segments) == (0, ())
-    applied = w.apply(())
+    [applied] = w.plane.apply(w.apply_job(()), ignore)
     assert SectorSet.decode(applied.covered) == SectorSet()
     assert list(decode_updates(applied.granules).indices) == []
 
@@ -230,7 +235,7 @@ def test_a_late_write_is_refused_by_the_fence(world: Callable[..., World]) -> No
     blob = w.storage.service().get_blob_client(w.container, "seed")
     blob.set_sequence_number("max", 7)
     with pytest.raises(DeltaferryError) as caught:
-        w.apply(sent.segments)
+        w.plane.apply(w.apply_job(sent.segments), ignore)
     assert (caught.value.kind, caught.value.number) == (ErrorKind.FENCED, 7)
     assert w.seed() == bytes(MIB)
 
@@ -282,6 +287,19 @@ def test_a_wrong_key_writes_nothing(world: Callable[..., World]) -> None:
     assert w.seed() == bytes(MIB)
 
 
+def test_data_processes_do_the_same_and_report_all_of_it(world: Callable[..., World]) -> None:
+    w = world(bytearray(os.urandom(5 * MIB)))
+    plan = make_plan(5 * MIB, [Extent(0, 5 * MIB)], [])
+    told: list[DataProgress] = []
+    [sent] = w.plane.send(w.send_job(plan), told.append)
+    assert told[-1] == DataProgress(5 * MIB, 5 * MIB, sent.bytes_sent, ((2000, 5 * MIB),))
+    [applied] = w.plane.apply(w.apply_job(sent.segments, pristine=True), told.append)
+    stored = sum(segment.size_bytes for segment in sent.segments)
+    assert told[-1] == DataProgress(stored, stored, 0, ((2000, stored),))
+    assert (applied.verified_blocks, applied.bytes_written) == (80, 5 * MIB)
+    assert w.seed() == w.content
+
+
 def test_what_progress_raises_ends_the_process_and_passes_on(world: Callable[..., World]) -> None:
     w = world(bytearray(os.urandom(MIB)))
     w.disk.silent = True
@@ -299,21 +317,19 @@ def test_what_progress_raises_ends_the_process_and_passes_on(world: Callable[...
     assert asked
 
 
-@pytest.mark.parametrize("point", ["after-read:2", "after-put:2", "before-outcome:1"])
+@pytest.mark.parametrize(("point", "stored"), [("after-read:2", 1), ("after-put:2", 2), ("before-outcome:1", 4)])
 def test_a_killed_send_is_an_interruption_and_what_it_stored_is_not_sent_again(
-    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, point: str
+    world: Callable[..., World], monkeypatch: pytest.MonkeyPatch, point: str, stored: int
 ) -> None:
     w = world(bytearray(os.urandom(13 * MIB)))
     plan = make_plan(13 * MIB, [Extent(0, 13 * MIB)], [])
     monkeypatch.setenv("DELTAFERRY_KILL_POINT", point)
     with pytest.raises(DeltaferryError) as caught:
-        w.send(plan)
+        ProcessDataPlane(threads=1).send(w.send_job(plan), ignore)
     assert caught.value.kind is ErrorKind.INTERRUPTED
     monkeypatch.delenv("DELTAFERRY_KILL_POINT")
-    stored_before = len(list(w.storage.service().get_container_client(w.container).list_blobs(name_starts_with="cycles/")))
     sent = w.send(plan)
-    assert sent.segments_found == stored_before
-    assert sent.segments_sent == plan.segments - stored_before
+    assert (sent.segments_found, sent.segments_sent) == (stored, plan.segments - stored)
     w.apply(sent.segments, pristine=True)
     assert w.seed() == w.content
 
@@ -323,7 +339,7 @@ def test_a_killed_apply_is_repeated_to_the_same_end(world: Callable[..., World],
     sent = w.send(make_plan(9 * MIB, [Extent(0, 9 * MIB)], []))
     monkeypatch.setenv("DELTAFERRY_KILL_POINT", "mid-put-page:2")
     with pytest.raises(DeltaferryError) as caught:
-        w.apply(sent.segments, pristine=True)
+        w.plane.apply(w.apply_job(sent.segments, pristine=True), ignore)
     assert caught.value.kind is ErrorKind.INTERRUPTED
     monkeypatch.delenv("DELTAFERRY_KILL_POINT")
     assert w.apply(sent.segments, pristine=True).applied == sent.segments

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from deltaferry.blocks import checksum_map as maps
 from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest, require_same
-from deltaferry.blocks.plan import MAX_ENTRIES, decode_plan, encode_plan, make_plan, planned_segments, source_set
+from deltaferry.blocks.plan import MAX_ENTRIES, Plan, decode_plan, encode_plan, make_plan, planned_segments, source_set
 from deltaferry.blocks.records import seal_record
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -119,6 +119,13 @@ def test_a_segment_holds_at_most_4096_pieces() -> None:
     plan = make_plan(CAPACITY, [Extent(index * 2 * SECTOR, SECTOR) for index in range(10_000)], [])
     assert [len(plan.segment(number)) for number in range(plan.segments)] == [4096, 4096, 10_000 - 2 * 4096]
     assert MAX_ENTRIES == 4096
+
+
+@pytest.mark.parametrize("areas_of_one_segment", [[(0, 8192), (9000, 1)], [(2 * index, 1) for index in range(MAX_ENTRIES + 1)]])
+def test_a_plan_whose_segment_would_not_fit_a_buffer_is_refused(areas_of_one_segment: list[tuple[int, int]]) -> None:
+    starts, sectors = zip(*areas_of_one_segment, strict=True)
+    plan = Plan(CAPACITY, array("Q", starts), array("Q", (count << 1 for count in sectors)), array("Q", [0]))
+    assert_refused(decode_plan, encode_plan(plan), ErrorKind.SEGMENT_DAMAGED)
 
 
 def test_a_plan_is_cut_by_offset_alone() -> None:

@@ -17,6 +17,7 @@ from deltaferry.blocks.segment import (
     RAW,
     TAG_BYTES,
     ZSTD,
+    SegmentEntry,
     SegmentIdentity,
     encode_header,
     header_size,
@@ -148,6 +149,24 @@ def test_a_payload_of_another_length_is_refused_though_authentic() -> None:
     cipher = object_cipher(KEY, header.salt, IDENTITY.name)
     payload = bytes(header.payload_bytes)
     head = bytes(stored[:size])
+    assert opens(head + cipher.encrypt(NONCE, payload, head)) is ErrorKind.SEGMENT_DAMAGED
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [SegmentEntry(Extent(CAPACITY - SECTOR, 4 * SECTOR), False)],
+        [SegmentEntry(Extent(4 * SECTOR, 4 * SECTOR), False), SegmentEntry(Extent(CAPACITY, SECTOR), True)],
+        [SegmentEntry(Extent(9 * SECTOR, SECTOR), True), SegmentEntry(Extent(4 * SECTOR, 4 * SECTOR), False)],
+        [SegmentEntry(Extent(7 * SECTOR, SECTOR), True), SegmentEntry(Extent(4 * SECTOR, 4 * SECTOR), False)],
+    ],
+)
+def test_entries_outside_the_disk_or_out_of_order_are_refused_though_authentic(entries: list[SegmentEntry]) -> None:
+    stored = memoryview(small())
+    header, size = parse_header(stored)
+    cipher = object_cipher(KEY, header.salt, IDENTITY.name)
+    payload = cipher.decrypt(NONCE, bytes(stored[size:]), bytes(stored[:size]))
+    head = encode_header(replace(header, entries=tuple(entries)))
     assert opens(head + cipher.encrypt(NONCE, payload, head)) is ErrorKind.SEGMENT_DAMAGED
 
 

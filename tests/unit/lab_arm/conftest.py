@@ -67,7 +67,12 @@ class Azure:
         return f"{prefix}-{uuid.uuid4().hex[:8]}"
 
     def client_options(self, **options: object) -> dict[str, object]:
-        return {"base_url": self.arm.url, "connection_verify": str(self.certificates.ca_file), "polling_interval": 0.02, **options}
+        return {
+            "base_url": self.arm.url,
+            "connection_verify": str(self.certificates.ca_file),
+            "polling_interval": 0.02,
+            **options,
+        }
 
     def page_blob(self, size_bytes: int, pages: dict[int, bytes], *, footer: bytes | None = None) -> BlobClient:
         blob = self.seeds.get_blob_client("seeds", f"{uuid.uuid4()}.vhd")
@@ -78,7 +83,9 @@ class Azure:
         return blob
 
     def import_request(self, url: str, *, boot: bool = True, **more: object) -> dict[str, object]:
-        properties: dict[str, object] = {"creationData": {"createOption": "Import", "sourceUri": url, "storageAccountId": ACCOUNT_ID}}
+        properties: dict[str, object] = {
+            "creationData": {"createOption": "Import", "sourceUri": url, "storageAccountId": ACCOUNT_ID}
+        }
         if boot:
             properties |= {"osType": "Linux", "hyperVGeneration": "V2"}
         return {"location": "lab", "properties": properties, **more}
@@ -87,7 +94,11 @@ class Azure:
         properties: dict[str, object] = {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}
         if boot:
             properties |= {"osType": "Linux", "hyperVGeneration": "V2"}
-        return self.compute.disks.begin_create_or_update(GROUP, name, {"location": "lab", "properties": properties, **more}).result().id
+        return (
+            self.compute.disks.begin_create_or_update(GROUP, name, {"location": "lab", "properties": properties, **more})
+            .result()
+            .id
+        )
 
     def nic_request(self, subnet: str = "default", **address: object) -> dict[str, object]:
         subnet_id = self.network.subnets.get(GROUP, "vnet", subnet).id
@@ -99,15 +110,23 @@ class Azure:
     def nic(self, name: str) -> str:
         return self.network.network_interfaces.begin_create_or_update(GROUP, name, self.nic_request()).result().id
 
-    def vm_request(self, os_disk: str, nic: str, *, data: tuple[str, ...] = (), size: str = "Standard_D2s_v5", delete: str = "Detach") -> dict[str, object]:
+    def vm_request(
+        self, os_disk: str, nic: str, *, data: tuple[str, ...] = (), size: str = "Standard_D2s_v5", delete: str = "Detach"
+    ) -> dict[str, object]:
         return {
             "location": "lab",
             "properties": {
                 "hardwareProfile": {"vmSize": size},
                 "storageProfile": {
-                    "osDisk": {"osType": "Linux", "createOption": "Attach", "managedDisk": {"id": os_disk}, "deleteOption": delete},
+                    "osDisk": {
+                        "osType": "Linux",
+                        "createOption": "Attach",
+                        "managedDisk": {"id": os_disk},
+                        "deleteOption": delete,
+                    },
                     "dataDisks": [
-                        {"lun": lun, "createOption": "Attach", "managedDisk": {"id": disk}, "deleteOption": delete} for lun, disk in enumerate(data)
+                        {"lun": lun, "createOption": "Attach", "managedDisk": {"id": disk}, "deleteOption": delete}
+                        for lun, disk in enumerate(data)
                     ],
                 },
                 "networkProfile": {"networkInterfaces": [{"id": nic, "properties": {"primary": True, "deleteOption": delete}}]},

@@ -129,7 +129,9 @@ def test_upload_sizes_are_whole_mib_and_a_footer(azure, size):
 
 def snapshot(azure, disk_id, name):
     properties = {"creationData": {"createOption": "Copy", "sourceResourceId": disk_id}, "incremental": True}
-    return azure.compute.snapshots.begin_create_or_update(azure.group, name, {"location": "lab", "properties": properties}).result()
+    return azure.compute.snapshots.begin_create_or_update(
+        azure.group, name, {"location": "lab", "properties": properties}
+    ).result()
 
 
 def test_incremental_snapshots_are_read_and_compared_through_signatures(azure):
@@ -167,7 +169,9 @@ def test_a_copy_of_a_disk_is_its_own(azure):
         azure.group, azure.name("disk"), azure.import_request(azure.page_blob(MIB, {0: b"a" * 512}).url)
     ).result()
     properties = {"creationData": {"createOption": "Copy", "sourceResourceId": source.id}}
-    copy = azure.compute.disks.begin_create_or_update(azure.group, azure.name("copy"), {"location": "lab", "properties": properties}).result()
+    copy = azure.compute.disks.begin_create_or_update(
+        azure.group, azure.name("copy"), {"location": "lab", "properties": properties}
+    ).result()
     azure.compute.disks.begin_delete(azure.group, source.name).result()
     assert azure.control.disk_file(copy.id).path.read_bytes() == b"a" * 512 + bytes(MIB - 512)
 
@@ -194,6 +198,9 @@ def test_lists_follow_next_link(azure):
     names = {azure.name(f"many{number}") for number in range(55)}
     for name in names:
         azure.compute.disks.begin_create_or_update(
-            azure.group, name, {"location": "lab", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}}, polling=False
+            azure.group,
+            name,
+            {"location": "lab", "properties": {"creationData": {"createOption": "Empty"}, "diskSizeGB": 1}},
+            polling=False,
         )
     assert names <= {disk.name for disk in azure.compute.disks.list_by_resource_group(azure.group)}

@@ -12,7 +12,12 @@ MIB = 1 << 20
 
 def test_import_copies_exactly_the_blobs_bytes_without_the_footer(azure):
     source = random.Random(1)
-    pages = {0: source.randbytes(512), 70 * 512: source.randbytes(1024), 5 * MIB: source.randbytes(2 * MIB), 12 * MIB - 512: source.randbytes(512)}
+    pages = {
+        0: source.randbytes(512),
+        70 * 512: source.randbytes(1024),
+        5 * MIB: source.randbytes(2 * MIB),
+        12 * MIB - 512: source.randbytes(512),
+    }
     blob = azure.page_blob(12 * MIB, pages)
     disk = azure.compute.disks.begin_create_or_update(azure.group, azure.name("disk"), azure.import_request(blob.url)).result()
     assert disk.properties.disk_size_bytes == 12 * MIB
@@ -48,7 +53,9 @@ def test_import_of_a_blob_snapshot_is_refused(azure):
     blob = azure.page_blob(MIB, {})
     snapshot = blob.create_snapshot()["snapshot"]
     with pytest.raises(HttpResponseError) as refusal:
-        azure.compute.disks.begin_create_or_update(azure.group, azure.name("disk"), azure.import_request(f"{blob.url}?snapshot={snapshot}"))
+        azure.compute.disks.begin_create_or_update(
+            azure.group, azure.name("disk"), azure.import_request(f"{blob.url}?snapshot={snapshot}")
+        )
     assert (refusal.value.status_code, refusal.value.error.code) == (400, "InvalidParameter")
 
 
@@ -119,12 +126,17 @@ def test_a_failure_asked_for_surfaces_from_the_poller_with_its_code(azure):
     with pytest.raises(HttpResponseError) as failure:
         poller.result()
     assert failure.value.error.code == "InternalDiskManagementError"
-    assert azure.compute.disks.begin_create_or_update(azure.group, name, request).result().properties.provisioning_state == "Succeeded"
+    assert (
+        azure.compute.disks.begin_create_or_update(azure.group, name, request).result().properties.provisioning_state
+        == "Succeeded"
+    )
 
 
 def test_deleting_a_disk_removes_its_bytes(azure):
     name = azure.name("disk")
-    disk = azure.compute.disks.begin_create_or_update(azure.group, name, azure.import_request(azure.page_blob(MIB, {}).url)).result()
+    disk = azure.compute.disks.begin_create_or_update(
+        azure.group, name, azure.import_request(azure.page_blob(MIB, {}).url)
+    ).result()
     path = azure.control.disk_file(disk.id).path
     azure.compute.disks.begin_delete(azure.group, name).result()
     assert not path.exists()

@@ -59,7 +59,9 @@ def test_networks_and_subnets_are_made_shown_and_deleted_only_when_unused(azure)
         },
     }
     networks.begin_create_or_update(azure.group, name, request).result()
-    second = azure.network.subnets.begin_create_or_update(azure.group, name, "two", {"properties": {"addressPrefix": "10.9.2.0/24"}}).result()
+    second = azure.network.subnets.begin_create_or_update(
+        azure.group, name, "two", {"properties": {"addressPrefix": "10.9.2.0/24"}}
+    ).result()
     assert [subnet.name for subnet in networks.get(azure.group, name).properties.subnets] == ["one", "two"]
     assert [subnet.name for subnet in azure.network.subnets.list(azure.group, name)] == ["one", "two"]
     with pytest.raises(HttpResponseError) as refused:

@@ -90,7 +90,10 @@ def test_a_long_running_operation_speaks_all_its_headers(azure):
     operation, location = (urlsplit(headers[name]) for name in ("Azure-AsyncOperation", "Location"))
     assert ask(azure, "GET", f"{operation.path}?{operation.query}")[2]["status"] == "InProgress"
     assert ask(azure, "GET", f"{location.path}?{location.query}")[0] == 202
-    assert ask(azure, "PUT", path, EMPTY)[1]["Azure-AsyncOperation"].partition("?")[0] == headers["Azure-AsyncOperation"].partition("?")[0]
+    assert (
+        ask(azure, "PUT", path, EMPTY)[1]["Azure-AsyncOperation"].partition("?")[0]
+        == headers["Azure-AsyncOperation"].partition("?")[0]
+    )
     assert ask(azure, "DELETE", path)[2]["error"]["code"] == "OperationNotAllowed"
 
 

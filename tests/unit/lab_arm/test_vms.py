@@ -59,7 +59,9 @@ def test_what_a_vm_is_made_of_must_exist_and_fit(azure, parts):
     assert refusal(azure, azure.vm_request(os_disk + "x", nic)) == (404, "ResourceNotFound")
     assert refusal(azure, azure.vm_request(os_disk, nic + "x")) == (400, "InvalidResourceReference")
     assert refusal(azure, azure.vm_request(os_disk, nic, size="Standard_Huge")) == (400, "InvalidParameter")
-    assert refusal(azure, azure.vm_request(os_disk, nic, size="Standard_D2_v3")) == (400, "BadRequest"), "generation 2 does not boot there"
+    assert refusal(azure, azure.vm_request(os_disk, nic, size="Standard_D2_v3")) == (400, "BadRequest"), (
+        "generation 2 does not boot there"
+    )
     with_profile = azure.vm_request(os_disk, nic)
     with_profile["properties"]["osProfile"] = {"computerName": "x"}
     assert refusal(azure, with_profile) == (400, "InvalidParameter")

@@ -1,0 +1,233 @@
+"""A site of its own for a test: its world, its queue's worker, and the replications that the test starts on it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+from temporalio.service import RPCError, RPCStatusCode
+from temporalio.worker import Worker
+
+from deltaferry.model.states import MigrationState, ReplicationState
+from tests.workflows.stand_ins import APPLIANCE, TARGET, StandIns, World, new_profile
+from workflows import names
+from workflows.messages import CycleRecord, EnableResult, EndResult, SlotsState, StatusView
+from workflows.register import WORKFLOWS
+
+_PATIENCE_S = 40.0
+_POLL_S = 0.05
+_THROTTLE = timedelta(milliseconds=100)
+
+QUICK = timedelta(milliseconds=300)
+"""A site's shortest wait between delta cycles where a test wants many of them."""
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+    """Ask until a condition holds. Raises AssertionError with `what` if it does not come to hold."""
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            while not await condition():
+                await asyncio.sleep(_POLL_S)
+    except TimeoutError:
+        raise AssertionError(f"never came to be: {what}") from None
+
+
+@dataclass(slots=True)
+class Running:
+    """A replication, as a service sees it."""
+
+    client: Client
+    workflow_id: str
+    vm: str
+    handle: WorkflowHandle[Any, Any]
+
+    async def status(self) -> StatusView:
+        return await self.handle.query("status", result_type=StatusView)
+
+    async def cycles(self) -> list[CycleRecord]:
+        return await self.handle.query("cycles", result_type=list[CycleRecord])
+
+    async def until(self, condition: Callable[[StatusView], bool], what: str) -> StatusView:
+        """Return the first status that fulfils a condition."""
+        last: list[StatusView] = []
+
+        async def holds() -> bool:
+            last[:] = [await self.status()]
+            return condition(last[0])
+
+        try:
+            await eventually(holds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the last status was {last}") from None
+        return last[0]
+
+    async def until_state(self, state: ReplicationState) -> StatusView:
+        return await self.until(lambda view: view.replication_state == state.value, state.value)
+
+    async def until_migration(self, state: MigrationState) -> StatusView:
+        return await self.until(lambda view: view.migration_state == state.value, state.value)
+
+    async def until_committed(self, cycles: int) -> StatusView:
+        return await self.until(lambda view: view.cycles_committed >= cycles, f"{cycles} committed cycles")
+
+    async def until_idle(self) -> StatusView:
+        return await self.until(lambda view: view.activity.startswith("idle"), "idle")
+
+    async def update(self, operation: str, argument: object = None) -> str:
+        """Send an update; return the sentence of its answer."""
+        arguments = [] if argument is None else [argument]
+        return await self.handle.execute_update(operation, args=arguments, result_type=str)
+
+    async def refusal(self, operation: str, argument: object = None) -> str:
+        """Send an update that must be refused; return the sentence."""
+        try:
+            await self.update(operation, argument)
+        except WorkflowUpdateFailedError as error:
+            assert isinstance(error.cause, ApplicationError), error.cause
+            assert error.cause.non_retryable
+            return error.cause.message
+        raise AssertionError(f"{operation} was accepted")
+
+    async def signal(self, operation: str, *arguments: object) -> None:
+        await self.handle.signal(operation, args=list(arguments))
+
+    async def refused_signal(self, operation: str, *arguments: object) -> str:
+        """Send a signal that must be refused; return the sentence that the status shows then."""
+        before = (await self.status()).last_refused
+        await self.signal(operation, *arguments)
+        view = await self.until(lambda v: v.last_refused is not None and v.last_refused != before, f"{operation} refused")
+        assert view.last_refused is not None
+        assert view.last_refused.operation == operation
+        return view.last_refused.sentence
+
+    async def ended(self) -> EndResult:
+        """Wait for the replication's end; return how it ended."""
+        handle = self.client.get_workflow_handle(self.workflow_id, result_type=EndResult)
+        async with asyncio.timeout(_PATIENCE_S):
+            return await handle.result()
+
+    async def events(self) -> list[HistoryEvent]:
+        """Return the events of the current run."""
+        return [event async for event in self.handle.fetch_history_events()]
+
+
+@dataclass(slots=True)
+class Bench:
+    """One site and its replications."""
+
+    client: Client
+    site: str
+    world: World
+    started: list[str] = field(default_factory=list)
+
+    def profile(self, *, min_interval: timedelta = timedelta(hours=1), disks_per_appliance: int = 52) -> None:
+        """Give the site other settings than the defaults; before anything is enabled."""
+        self.world.profile = new_profile(self.site, min_interval=min_interval, disks_per_appliance=disks_per_appliance)
+
+    async def enable(self, vm: str = "web-01") -> Running:
+        """Enable replication of a VM, as an operator does."""
+        result = await self.client.execute_workflow(
+            names.ENABLE_REPLICATION,
+            {"vm": self.name_of(vm), "site": self.site},
+            id=f"enable-{self.site}-{vm}-{len(self.started)}",
+            task_queue=names.CONTROL_QUEUE,
+            result_type=EnableResult,
+        )
+        return self.running(result.workflow_id, result.vm_name)
+
+    def name_of(self, vm: str) -> str:
+        """Return the VM's name, which no other test uses."""
+        return f"{vm}.{self.site}"
+
+    def running(self, workflow_id: str, vm: str) -> Running:
+        """Return a replication that was started."""
+        self.started.append(workflow_id)
+        return Running(self.client, workflow_id, vm, self.client.get_workflow_handle(workflow_id))
+
+    async def replicated(self, vm: str = "web-01") -> Running:
+        """Enable replication of a VM and wait until its first delta cycle has committed and it sleeps."""
+        running = await self.enable(vm)
+        await running.until_committed(1)
+        return running
+
+    async def start(self, kind: str, *arguments: object, suffix: str) -> WorkflowHandle[Any, Any]:
+        """Start any workflow type, as the Temporal UI's form does."""
+        workflow_id = f"{kind}-{self.site}-{suffix}"
+        self.started.append(workflow_id)
+        return await self.client.start_workflow(kind, args=list(arguments), id=workflow_id, task_queue=names.CONTROL_QUEUE)
+
+    @property
+    def arbiter(self) -> WorkflowHandle[Any, Any]:
+        """The site's arbiter."""
+        return self.client.get_workflow_handle(names.slots_id(self.site))
+
+    async def slots(self) -> SlotsState:
+        """Return the arbiter's state."""
+        return await self.arbiter.query("status", result_type=SlotsState)
+
+    async def until_no_leases(self, holder: str) -> None:
+        """Wait until a holder neither has a lease nor waits for one."""
+
+        async def none_left() -> bool:
+            state = await self.slots()
+            return all(held.wanted.holder != holder for held in (*state.leases, *state.waiting))
+
+        await eventually(none_left, f"no lease of {holder}")
+
+    async def close(self) -> None:
+        """Terminate what still runs."""
+        for workflow_id in (*self.started, names.slots_id(self.site)):
+            await _terminate(self.client, workflow_id)
+            if workflow_id.startswith("vm/"):
+                for number in range(1, 5):
+                    await _terminate(self.client, names.initial_id(workflow_id, number))
+                    await _terminate(self.client, names.migration_id(workflow_id, number))
+
+
+async def _terminate(client: Client, workflow_id: str) -> None:
+    try:
+        await client.get_workflow_handle(workflow_id).terminate("the test is over")
+    except RPCError as error:
+        if error.status is not RPCStatusCode.NOT_FOUND:
+            raise
+
+
+def _worker(client: Client, stand_ins: StandIns, queue: str, *, workflows: bool) -> Worker:
+    return Worker(
+        client,
+        task_queue=queue,
+        workflows=list(WORKFLOWS) if workflows else [],
+        activities=stand_ins.all(),
+        max_heartbeat_throttle_interval=_THROTTLE,
+        default_heartbeat_throttle_interval=_THROTTLE,
+        graceful_shutdown_timeout=timedelta(0),
+    )
+
+
+@asynccontextmanager
+async def shared_workers(client: Client, stand_ins: StandIns) -> AsyncIterator[None]:
+    """Run the workers of all queues that do not belong to one site."""
+    queues = (names.transfer_queue(APPLIANCE), names.apply_queue(TARGET), names.azure_queue(TARGET))
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(_worker(client, stand_ins, names.CONTROL_QUEUE, workflows=True))
+        for queue in queues:
+            await stack.enter_async_context(_worker(client, stand_ins, queue, workflows=False))
+        yield
+
+
+@asynccontextmanager
+async def site_bench(client: Client, stand_ins: StandIns, site: str) -> AsyncIterator[Bench]:
+    """Run a site: its world, and a worker on its own queue."""
+    world = stand_ins.worlds[site] = World(new_profile(site))
+    bench = Bench(client, site, world)
+    async with _worker(client, stand_ins, names.vsphere_queue(site), workflows=False):
+        try:
+            yield bench
+        finally:
+            await bench.close()
+            world.let_go()

@@ -1,0 +1,458 @@
+"""Stand-ins for every activity, under the real names: one class whose worlds, one per site, tests script and read.
+
+A world remembers every call with its input, fails what it is told to fail, holds what it is told to hold, and behaves as
+the real sides do where workflows can tell the difference: one snapshot per VM, change ids that move on with each of them,
+a number on the seeds that only rises, commit records that adopt finds again.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from deltaferry.model.errors import ErrorKind
+from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
+from workflows.messages import (
+    AppliedChunk,
+    ApplyInput,
+    ApplyResult,
+    ArchiveInput,
+    BeginCycleInput,
+    BegunCycle,
+    CheckedSource,
+    CheckedTarget,
+    CheckSourceInput,
+    CheckTargetInput,
+    CleanSourceInput,
+    CommitRecords,
+    CreatedVm,
+    CreateVmInput,
+    DeleteTargetInput,
+    FindingView,
+    GuardInput,
+    ImportedDisks,
+    ImportInput,
+    OnReplication,
+    Placement,
+    PlannedDisk,
+    PreparedSource,
+    ReplicateVmInput,
+    Replication,
+    SealedCycle,
+    SealInput,
+    SentChunk,
+    SettleInput,
+    ShutDownInput,
+    ShutDownResult,
+    SiteInput,
+    SiteProfile,
+    SourceStatus,
+    TransferInput,
+    TransferResult,
+    UnguardInput,
+    VerifyChunksInput,
+)
+
+APPLIANCE = "appliance-of-the-tests"
+TARGET = "target-of-the-tests"
+NICS = (4000, 4001)
+DISKS = (
+    ReplicatedDisk(2000, "6000c290-boot", "Hard disk 1", 1 << 30, True),
+    ReplicatedDisk(2001, "6000c290-data", "Hard disk 2", (512 << 20) + 37 * 512, False),
+)
+
+_BEAT_S = 0.1
+"""How often a held activity heartbeats: a cancellation reaches it by that alone."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One activity execution: retries are calls of their own."""
+
+    activity: str
+    vm: str
+    request: Any
+
+
+@dataclass(slots=True)
+class Hold:
+    """Keeps the calls of an activity inside until they are released."""
+
+    activity: str
+    vm: str | None
+    _reached: asyncio.Event = field(default_factory=asyncio.Event)
+    _released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def reached(self) -> None:
+        """Wait until a call is held."""
+        async with asyncio.timeout(30):
+            await self._reached.wait()
+
+    def release(self) -> None:
+        """Let go, for good."""
+        self._released.set()
+
+    async def pass_through(self) -> None:
+        """Wait inside an activity until released, or cancelled."""
+        self._reached.set()
+        while not self._released.is_set():
+            activity.heartbeat()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BEAT_S):
+                    await self._released.wait()
+
+
+@dataclass(slots=True)
+class Failure:
+    """A scripted failure; `skip` calls pass before it."""
+
+    kind: ErrorKind
+    message: str
+    number: int | None
+    skip: int
+
+
+@dataclass(slots=True)
+class World:
+    """What the activities of one site find, and what they did."""
+
+    profile: SiteProfile
+    calls: list[Call] = field(default_factory=list)
+    disks: tuple[ReplicatedDisk, ...] = DISKS
+    source_findings: tuple[FindingView, ...] = ()
+    target_findings: tuple[FindingView, ...] = ()
+    segments: dict[CycleKind, int] = field(default_factory=dict)
+    """Segments of each disk's plan, one chunk each; one where a kind is not named."""
+    powered_on: bool = True
+    snapshots: dict[str, str] = field(default_factory=dict)
+    """VM name to its held snapshot."""
+    most_snapshots: int = 0
+    """The most VMs that held a snapshot at a time."""
+    seed_number: Counter[str] = field(default_factory=Counter)
+    """Replication id to the number on its seed disks."""
+    records: dict[str, ReplicateVmInput] = field(default_factory=dict)
+    """Replication id to its commit record."""
+    archived: list[str] = field(default_factory=list)
+    """Run ids whose histories were archived."""
+    delays: dict[str, Callable[[Any], timedelta]] = field(default_factory=dict)
+    """Activity to how long it takes in the server's time: its first attempt ends at once, the second comes after that."""
+    _failures: dict[str, deque[Failure]] = field(default_factory=lambda: defaultdict(deque))
+    _holds: list[Hold] = field(default_factory=list)
+    _epoch: int = 0
+
+    # --- scripting ---
+
+    def fail(
+        self,
+        step: str,
+        kind: ErrorKind,
+        *,
+        times: int = 1,
+        skip: int = 0,
+        number: int | None = None,
+        message: str = "scripted by the test",
+    ) -> None:
+        """Fail the next calls of an activity, for good each: as if its own retries were used up. `skip` calls pass first."""
+        self._failures[step].extend(Failure(kind, message, number, skip if index == 0 else 0) for index in range(times))
+
+    def hold(self, step: str, vm: str | None = None) -> Hold:
+        """Hold the calls of an activity (of one VM, if given) from now on until released."""
+        hold = Hold(step, vm)
+        self._holds.append(hold)
+        return hold
+
+    def let_go(self) -> None:
+        """Release every hold: nothing of a test that is over stays inside an activity."""
+        for hold in self._holds:
+            hold.release()
+
+    # --- reading ---
+
+    def count(self, step: str) -> int:
+        """Return how often an activity was called."""
+        return sum(call.activity == step for call in self.calls)
+
+    def inputs(self, step: str, kind: type[T]) -> list[T]:
+        """Return the inputs of an activity's calls, in order."""
+        found = [call.request for call in self.calls if call.activity == step]
+        assert all(isinstance(request, kind) for request in found)
+        return found
+
+    def order(self, steps: Iterable[str]) -> list[str]:
+        """Return the names of the calls of the given activities, in order."""
+        wanted = set(steps)
+        return [call.activity for call in self.calls if call.activity in wanted]
+
+    # --- what activities do ---
+
+    async def enter(self, step: str, vm: str, request: object) -> None:
+        """Note a call, then hold or fail it as scripted."""
+        self.calls.append(Call(step, vm, request))
+        for hold in self._holds:
+            if hold.activity == step and hold.vm in (None, vm):
+                await hold.pass_through()
+        failures = self._failures[step]
+        if failures and failures[0].skip == 0:
+            failure = failures.popleft()
+            raise _error(failure.kind, failure.message, failure.number)
+        if failures:
+            failures[0].skip -= 1
+        if step in self.delays and activity.info().attempt == 1:
+            raise ApplicationError("takes its time", type=ErrorKind.INTERRUPTED.value, next_retry_delay=self.delays[step](request))
+
+    def take_snapshot(self, vm: str) -> tuple[str, int]:
+        """Return a new snapshot of a VM and the epoch of its change ids."""
+        self._epoch += 1
+        self.snapshots[vm] = f"snapshot-{self._epoch}"
+        self.most_snapshots = max(self.most_snapshots, len(self.snapshots))
+        return self.snapshots[vm], self._epoch
+
+    def write_seed(self, replication: Replication, number: int) -> None:
+        """Set the number on the seeds, as action `max` does; refuse a writer whose number is behind."""
+        key = replication.ref.replication_id
+        if number < self.seed_number[key]:
+            raise _error(ErrorKind.FENCED, f"the seed carries {self.seed_number[key]}", self.seed_number[key])
+        self.seed_number[key] = number
+
+
+def _error(kind: ErrorKind, message: str, number: int | None) -> ApplicationError:
+    return ApplicationError(message, number, type=kind.value, non_retryable=True)
+
+
+def new_profile(site: str, *, min_interval: timedelta = timedelta(hours=1), disks_per_appliance: int = 52) -> SiteProfile:
+    """Return a site's profile with the defaults of the spec."""
+    return SiteProfile(
+        installation="tests",
+        site=site,
+        appliance=APPLIANCE,
+        target=TARGET,
+        min_interval=min_interval,
+        max_interval=timedelta(hours=12),
+        disks_per_appliance=disks_per_appliance,
+        disks_per_host=8,
+        snapshots_per_datastore=15,
+    )
+
+
+def _object(key: str) -> ObjectRef:
+    return ObjectRef(Store.GATEWAY, f"container/{key}", "etag")
+
+
+class StandIns:
+    """The activities. Which world a call belongs to is decided by its site."""
+
+    def __init__(self) -> None:
+        self.worlds: dict[str, World] = {}
+
+    def all(self) -> list[Callable[..., Any]]:
+        """Return the activities for a worker."""
+        defined = (getattr(self, name) for name, function in vars(StandIns).items() if hasattr(function, "__temporal_activity_definition"))
+        return list(defined)
+
+    def _site(self, site: str) -> World:
+        if site not in self.worlds:
+            raise _error(ErrorKind.BAD_INPUT, f"There is no site {site!r}.", None)
+        return self.worlds[site]
+
+    async def _on(self, step: str, replication: Replication, request: object) -> World:
+        world = self._site(replication.ref.site)
+        await world.enter(step, replication.vm_name, request)
+        return world
+
+    # --- site, prerequisites, records ---
+
+    @activity.defn
+    async def describe_site(self, request: SiteInput) -> SiteProfile:
+        world = self._site(request.site)
+        await world.enter("describe_site", "", request)
+        return world.profile
+
+    @activity.defn
+    async def check_source(self, request: CheckSourceInput) -> CheckedSource:
+        world = self._site(request.profile.site)
+        await world.enter("check_source", request.vm, request)
+        if request.vm.startswith("no-such"):
+            raise _error(ErrorKind.VM_NOT_FOUND, f"The site {request.profile.site} has no VM {request.vm!r}.", None)
+        return CheckedSource(
+            instance_uuid=f"uuid-of-{request.vm}",
+            vm_name=request.vm,
+            disks=world.disks,
+            generation=2,
+            os_type="Linux",
+            cpus=2,
+            memory_mib=4096,
+            findings=world.source_findings,
+            placement=_PLACEMENT,
+        )
+
+    @activity.defn
+    async def check_target(self, request: CheckTargetInput) -> CheckedTarget:
+        for world in self.worlds.values():  # a target serves many sites: the input does not say which one asks
+            if any(call.activity == "check_source" and call.vm == request.default_vm_name for call in world.calls):
+                await world.enter("check_target", request.default_vm_name, request)
+                return CheckedTarget(world.target_findings)
+        return CheckedTarget(())
+
+    @activity.defn
+    async def read_commit_records(self, profile: SiteProfile) -> CommitRecords:
+        world = self._site(profile.site)
+        await world.enter("read_commit_records", "", profile)
+        return CommitRecords(tuple(world.records.values()), ("container-9: nothing was committed yet",))
+
+    @activity.defn
+    async def archive_history(self, request: ArchiveInput) -> None:
+        world = await self._on("archive_history", request.replication, request)
+        world.archived.append(request.run_id)
+
+    # --- source ---
+
+    @activity.defn
+    async def prepare_source(self, request: OnReplication) -> PreparedSource:
+        await self._on("prepare_source", request.replication, request)
+        return PreparedSource(True)
+
+    @activity.defn
+    async def begin_cycle(self, request: BeginCycleInput) -> BegunCycle:
+        world = await self._on("begin_cycle", request.replication, request)
+        snapshot, epoch = world.take_snapshot(request.replication.vm_name)
+        segments = world.segments.get(request.kind, 1)
+        planned = tuple(
+            PlannedDisk(
+                base.disk_key,
+                f"52-{base.disk_key}/{epoch}",
+                PlanRef(_object(f"{request.cycle_key}/{base.disk_key}/plan"), segments, 4 << 20, 5 << 20),
+            )
+            for base in request.bases
+        )
+        return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, _PLACEMENT)
+
+    @activity.defn
+    async def release_snapshot(self, request: OnReplication) -> None:
+        world = await self._on("release_snapshot", request.replication, request)
+        world.snapshots.pop(request.replication.vm_name, None)
+
+    @activity.defn
+    async def transfer(self, request: TransferInput) -> TransferResult:
+        await self._on("transfer", request.replication, request)
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        return TransferResult(
+            tuple(
+                SentChunk(
+                    disk_key=disk.disk_key,
+                    first_segment=disk.first_segment,
+                    next_segment=disk.first_segment + 1,
+                    position_bytes=capacities[disk.disk_key] * (disk.first_segment + 1) // disk.plan.segments,
+                    manifest=_object(f"{request.cycle_key}/{disk.disk_key}/manifest-{disk.first_segment}"),
+                    bytes_read=1000,
+                    bytes_sent=100,
+                    segments_sent=1,
+                    segments_found=0,
+                )
+                for disk in request.disks
+            )
+        )
+
+    @activity.defn
+    async def clean_source(self, request: CleanSourceInput) -> None:
+        world = await self._on("clean_source", request.replication, request)
+        world.snapshots.pop(request.replication.vm_name, None)
+
+    # --- the source's power ---
+
+    @activity.defn
+    async def read_power(self, request: OnReplication) -> SourceStatus:
+        world = await self._on("read_power", request.replication, request)
+        return SourceStatus(world.powered_on, NICS)
+
+    @activity.defn
+    async def shut_down_source(self, request: ShutDownInput) -> ShutDownResult:
+        world = await self._on("shut_down_source", request.replication, request)
+        world.powered_on = False
+        return ShutDownResult(False)
+
+    @activity.defn
+    async def guard_source(self, request: GuardInput) -> None:
+        await self._on("guard_source", request.replication, request)
+
+    @activity.defn
+    async def unguard_source(self, request: UnguardInput) -> None:
+        world = await self._on("unguard_source", request.replication, request)
+        world.powered_on = world.powered_on or request.power_on
+
+    # --- target ---
+
+    @activity.defn
+    async def prepare_target(self, request: OnReplication) -> None:
+        await self._on("prepare_target", request.replication, request)
+
+    @activity.defn
+    async def apply(self, request: ApplyInput) -> ApplyResult:
+        world = await self._on("apply", request.replication, request)
+        world.write_seed(request.replication, request.fence)
+        return ApplyResult(
+            tuple(
+                AppliedChunk(
+                    disk_key=chunk.disk_key,
+                    first_segment=chunk.first_segment,
+                    next_segment=chunk.next_segment,
+                    manifest=chunk.manifest,
+                    covered=_object(f"{request.cycle_key}/{chunk.disk_key}/covered-{chunk.first_segment}"),
+                    bytes_written=1000,
+                    bytes_cleared=0,
+                    verified_blocks=3,
+                )
+                for chunk in request.chunks
+            )
+        )
+
+    @activity.defn
+    async def verify_chunks(self, request: VerifyChunksInput) -> None:
+        await self._on("verify_chunks", request.replication, request)
+
+    @activity.defn
+    async def seal_cycle(self, request: SealInput) -> SealedCycle:
+        world = await self._on("seal_cycle", request.replication, request)
+        world.write_seed(request.replication, request.seal)
+        snapshots = tuple((disk.key, f"blob-snapshot-{request.seal}") for disk in request.replication.disks)
+        return SealedCycle(RecoveryPoint(request.cycle_key, request.taken_at, request.seal, snapshots))
+
+    @activity.defn
+    async def settle_cycle(self, request: SettleInput) -> None:
+        world = await self._on("settle_cycle", request.replication, request)
+        world.records[request.replication.ref.replication_id] = ReplicateVmInput(request.replication, replace(request.state))
+
+    @activity.defn
+    async def discard_logs(self, request: OnReplication) -> None:
+        await self._on("discard_logs", request.replication, request)
+
+    @activity.defn
+    async def clean_target(self, request: OnReplication) -> None:
+        world = await self._on("clean_target", request.replication, request)
+        world.records.pop(request.replication.ref.replication_id, None)
+
+    # --- Azure ---
+
+    @activity.defn
+    async def import_disks(self, request: ImportInput) -> ImportedDisks:
+        await self._on("import_disks", request.replication, request)
+        return ImportedDisks(tuple((disk.key, f"/disks/{disk.key}") for disk in request.replication.disks))
+
+    @activity.defn
+    async def create_target_vm(self, request: CreateVmInput) -> CreatedVm:
+        await self._on("create_target_vm", request.replication, request)
+        return CreatedVm(f"/virtualMachines/{request.target.vm_name or request.replication.vm_name}")
+
+    @activity.defn
+    async def delete_target(self, request: DeleteTargetInput) -> None:
+        await self._on("delete_target", request.replication, request)
+
+
+_PLACEMENT = Placement("esx-01", (("datastore-01", 2),))
