@@ -4,6 +4,7 @@ All raise CommandError for what a person can do something about, or the errors t
 """
 
 import asyncio
+import functools
 import re
 import uuid
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
+from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
 
 from console.live_progress import LiveProgress, read_progress
@@ -61,7 +63,7 @@ async def connect(settings: Settings | None) -> Client:
     config = (settings.temporal if settings is not None else TemporalSettings()).connect_config()
     try:
         async with asyncio.timeout(_CONNECT_WITHIN_S):
-            return await Client.connect(**config, plugins=[plugin()])
+            return await Client.connect(**config, plugins=[plugin()], runtime=_quiet_runtime())
     except (RuntimeError, RPCError, TimeoutError) as error:
         raise CommandError(
             ExitCode.UNREACHABLE,
@@ -192,6 +194,12 @@ async def live_progress(client: Client, handle: Handle) -> LiveProgress:
 async def running(handle: Handle) -> bool:
     """Return whether a workflow is still open."""
     return (await handle.describe()).status is WorkflowExecutionStatus.RUNNING
+
+
+@functools.cache
+def _quiet_runtime() -> Runtime:
+    """Return the process's runtime for commands: the SDK's own logs would go to standard output, beside the result."""
+    return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
 async def _existing(client: Client, workflow_id: str) -> Handle:

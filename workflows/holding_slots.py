@@ -33,7 +33,7 @@ class SlotHolder:
             request_id=request_id,
             kind=kind,
             appliance=profile.appliance,
-            disks=min(disks, profile.disks_per_appliance, profile.disks_per_host),
+            disks=max(min(disks, profile.disks_per_appliance, profile.disks_per_host), 1),
             placement=placement,
         )
         try:

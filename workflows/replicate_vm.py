@@ -90,7 +90,7 @@ class ReplicateVm(ReplicationCommands):
             migration=s.migration_state,
             source_shut_down_by_us=s.source_off_by_us,
             source_is_off=s.source_off_by_us,
-            waits_for_retry=any(not error.retried for error in s.health) and s.replication_state is not _R.REPAIR_PENDING,
+            waits_for_retry=s.replication_state is _R.INITIAL_FAILED,
         )
 
     def accept(self, operation: Operation, argument: Any) -> None:
@@ -322,7 +322,7 @@ class ReplicateVm(ReplicationCommands):
         s.last_duration = record.duration
         decision = self._decide_after(record, failure)
         self._remember(dataclasses.replace(record, decision=decision))
-        if s.replication_state is _R.RESUME_IN_PROGRESS:
+        if s.replication_state in (_R.RESUME_IN_PROGRESS, _R.RESUME_QUEUED):  # queued: paused and resumed while this cycle ran
             s.replication_state = _R.DELTA_SYNC
         self._say(f"idle until {s.next_due:%Y-%m-%d %H:%M:%S} UTC: {s.next_reason}" if s.next_due else s.next_reason)
 
@@ -361,6 +361,8 @@ class ReplicateVm(ReplicationCommands):
         decision = after_failure(failure.kind, s.failures_in_row)
         if decision.course is Course.REPAIR:
             s.replication_state = _R.REPAIR_PENDING
+            if s.migration_state is _M.MIGRATION_QUEUED:
+                s.migration_state = _M.MIGRATION_FAILED  # it waited behind this cycle, and there is nothing to migrate from
             s.next_due, s.next_reason = None, "Repair pending: no cycles run"
             s.health = (health_error(failure, now, retried=False),)
             return f"Repair pending: {decision.reason}"
@@ -433,7 +435,8 @@ class ReplicateVm(ReplicationCommands):
             interrupted = FailureView(ErrorKind.INTERRUPTED, "The migration was ended from outside.")
             result = MigrationResult(JobOutcome.FAILED, None, None, error=health_error(interrupted, workflow.now(), retried=False))
         s.migration = result
-        s.source_off_by_us = s.source_off_by_us or result.source_shut_down
+        # a migration that did not report may have shut the source down: rollback has to be possible
+        s.source_off_by_us = s.source_off_by_us or result.source_shut_down or report.migration is None
         if result.target_vm_id is not None:
             s.migration_state, s.replication_state = _M.MIGRATED, _R.NONE
             s.migrated_at, s.guarded_nics = workflow.now(), result.guarded_nics

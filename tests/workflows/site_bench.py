@@ -1,10 +1,11 @@
 """A site of its own for a test: its world, its queue's worker, and the replications that the test starts on it."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from temporalio.api.history.v1 import HistoryEvent
@@ -13,10 +14,21 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.stand_ins import APPLIANCE, TARGET, StandIns, World, new_profile
 from workflows import names
-from workflows.messages import CycleRecord, EnableResult, EndResult, SlotsState, StatusView
+from workflows.messages import (
+    AdoptResult,
+    CycleRecord,
+    EnableResult,
+    EndResult,
+    EntityState,
+    ReplicateVmInput,
+    Replication,
+    SlotsState,
+    StatusView,
+)
 from workflows.register import WORKFLOWS
 
 _PATIENCE_S = 40.0
@@ -73,10 +85,24 @@ class Running:
         return await self.until(lambda view: view.migration_state == state.value, state.value)
 
     async def until_committed(self, cycles: int) -> StatusView:
-        return await self.until(lambda view: view.cycles_committed >= cycles, f"{cycles} committed cycles")
+        """Wait until so many cycles have committed, and the last of them has ended."""
 
-    async def until_idle(self) -> StatusView:
-        return await self.until(lambda view: view.activity.startswith("idle"), "idle")
+        def done(view: StatusView) -> bool:
+            ended = view.activity.startswith(("idle", "paused", "Repair"))
+            return view.cycles_committed > cycles or (view.cycles_committed == cycles and ended)
+
+        return await self.until(done, f"{cycles} committed cycles")
+
+    async def until_recorded(self, condition: Callable[[list[CycleRecord]], bool], what: str) -> list[CycleRecord]:
+        """Return the first list of ended cycles that fulfils a condition."""
+        last: list[CycleRecord] = []
+
+        async def holds() -> bool:
+            last[:] = await self.cycles()
+            return condition(last)
+
+        await eventually(holds, what)
+        return last
 
     async def update(self, operation: str, argument: object = None) -> str:
         """Send an update; return the sentence of its answer."""
@@ -149,11 +175,31 @@ class Bench:
         self.started.append(workflow_id)
         return Running(self.client, workflow_id, vm, self.client.get_workflow_handle(workflow_id))
 
-    async def replicated(self, vm: str = "web-01") -> Running:
-        """Enable replication of a VM and wait until its first delta cycle has committed and it sleeps."""
-        running = await self.enable(vm)
-        await running.until_committed(1)
+    async def replicated(self, vm: str = "web-01", *, due: bool = False) -> Running:
+        """Return a replication that has committed cycles and sleeps, or whose next cycle is due.
+
+        It starts where adopt would take it up, so that tests of later states need not wait for an initial replication.
+        """
+        record = commit_record(self, self.name_of(vm), due=due)
+        key = record.replication.ref.replication_id
+        self.world.records[key] = record
+        self.world.seed_number[key] = record.state.fence
+        adopted = await self.adopt(vm)
+        running = self.running(adopted.adopted[0], record.replication.vm_name)
+        if not due:
+            await running.until_state(ReplicationState.DELTA_SYNC)
         return running
+
+    async def adopt(self, vm: str | None = None) -> AdoptResult:
+        """Adopt the site's replications, or one VM's."""
+        request = {"site": self.site} if vm is None else {"site": self.site, "vm": self.name_of(vm)}
+        return await self.client.execute_workflow(
+            names.ADOPT_REPLICATIONS,
+            request,
+            id=f"adopt-{self.site}-{vm}-{len(self.started)}",
+            task_queue=names.CONTROL_QUEUE,
+            result_type=AdoptResult,
+        )
 
     async def start(self, kind: str, *arguments: object, suffix: str) -> WorkflowHandle[Any, Any]:
         """Start any workflow type, as the Temporal UI's form does."""
@@ -187,6 +233,31 @@ class Bench:
                 for number in range(1, 5):
                     await _terminate(self.client, names.initial_id(workflow_id, number))
                     await _terminate(self.client, names.migration_id(workflow_id, number))
+
+
+def commit_record(bench: Bench, vm: str, *, due: bool) -> ReplicateVmInput:
+    """Return what the gateway store holds of a replication after its initial replication and one delta cycle."""
+    profile, now = bench.world.profile, datetime.now(UTC)
+    ref = ReplicationRef(profile.installation, profile.site, profile.target, f"uuid-of-{vm}", uuid.uuid4().hex[:16])
+    disks = bench.world.disks
+    replication = Replication(ref, vm, profile, disks, 2, "Linux")
+    bases = tuple(DiskBase(disk.key, f"52-{disk.key}/0", disk.capacity_bytes) for disk in disks)
+    state = EntityState(
+        replication_state=ReplicationState.DELTA_SYNC,
+        migration_state=MigrationState.TEST_PENDING,
+        prepared=True,
+        cbt_enabled_by_us=True,
+        fence=7,
+        cycles_minted=2,
+        jobs_minted=1,
+        bases=bases,
+        point=RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in disks)),
+        cycles_committed=1,
+        next_due=now if due else now + timedelta(hours=1),
+        next_reason="as the test says",
+        profile=profile,
+    )
+    return ReplicateVmInput(replication, state)
 
 
 async def _terminate(client: Client, workflow_id: str) -> None:
