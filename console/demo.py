@@ -23,8 +23,8 @@ from lab.settings import SITE, LabSettings
 from lab.vcenter.inventory_file import VmSpec
 from lab.virtual_machines import BuiltVm, build_vm, start_guest
 from lab.world import World
-from workers.settings import load_settings
 from workers.serving import connect
+from workers.settings import load_settings
 from workflows import names
 from workflows.messages import EnableInput, EnableResult, StatusView
 
@@ -71,11 +71,11 @@ class DemoResult:
 class Demo:
     """One run of the demo."""
 
-    def __init__(self, world: World, vm: BuiltVm, out: Console) -> None:
+    def __init__(self, world: World, vm: BuiltVm, out: Console, began: float) -> None:
         self._world = world
         self._vm = vm
         self._out = out
-        self._began = time.monotonic()
+        self._began = began
         self._phases: list[tuple[str, float]] = []
         self._mark = self._began
         self._journal = world.directory / f"{_VM}.journal"
@@ -89,7 +89,7 @@ class Demo:
 
     async def run(self) -> DemoResult:
         """Replicate, keep in sync, migrate, compare, complete, look for leftovers."""
-        self.phase("lab started: Temporal, Azurite, vCenter, Azure Resource Manager")
+        self.phase("lab started")
         for role in ("control", "source", "target"):
             self._world.worker(role)
         client = await connect(load_settings(self._world.config_file, self._world.environment))
@@ -162,7 +162,7 @@ class Demo:
     async def _until(self, handle: WorkflowHandle[object, object], what: str, reached: Callable[[StatusView], bool]) -> StatusView:
         deadline = time.monotonic() + _STEP_LIMIT_S
         while time.monotonic() < deadline:
-            status = await handle.query("status", result_type=StatusView)
+            status: StatusView = await handle.query("status", result_type=StatusView)
             if reached(status):
                 return status
             await asyncio.sleep(_POLL_S)
@@ -236,10 +236,12 @@ def run_demo(disks: list[Path], keep: bool, as_json: bool, directory: Path) -> i
     settings = LabSettings(
         vms=one_vm, search_attributes=names.SEARCH_ATTRIBUTES, min_interval=_INTERVAL, chunk_max_bytes=_CHUNK_BYTES
     )
+    began = time.monotonic()
+    out.print("Starting the lab: a VM with real disks, Temporal, Azurite, vCenter, Azure Resource Manager …")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         with World(directory, settings) as world:
-            demo = Demo(world, built[0], out)
+            demo = Demo(world, built[0], out, began)
             try:
                 result = asyncio.run(demo.run())
             except DemoFailed as failed:

@@ -89,3 +89,17 @@ def _one_at_a_time(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def main() -> int:
+    """`python -m lab.tools`: install Azurite; return the exit status."""
+    try:
+        ensure_azurite()
+    except LabError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

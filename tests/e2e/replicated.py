@@ -14,7 +14,7 @@ from azure.storage.blob import BlobServiceClient
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError
 
-from deltaferry.model.naming import log_container, gateway_container, seed_container, seed_name
+from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.model.units import MIB, SECTOR
