@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from temporalio import activity
+from temporalio.exceptions import CancelledError
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.ports import DataProgress
@@ -26,8 +27,8 @@ class StepProgress:
 class Heartbeats:
     """One attempt's heartbeats, at most one a second.
 
-    A cancellation, a worker's shutdown or a lost attempt raises INTERRUPTED from the next beat: the step ends there, and
-    another attempt goes on from what was done.
+    The next beat raises CancelledError after a cancellation or where the attempt was given up, INTERRUPTED when the worker
+    shuts down: the step ends there, and another attempt, if there is one, goes on from what was done.
     """
 
     def __init__(self, step: str) -> None:
@@ -56,5 +57,7 @@ class Heartbeats:
             heartbeat()
 
     def _check(self) -> None:
-        if activity.is_cancelled() or activity.is_worker_shutdown():
+        if activity.is_cancelled():
+            raise CancelledError(f"The step was cancelled: {self._step}.")
+        if activity.is_worker_shutdown():
             raise DeltaferryError(ErrorKind.INTERRUPTED, f"The worker was told to end the step: {self._step}.")

@@ -96,12 +96,17 @@ class Verification:
     @activity.defn
     @translated
     def settle_cycle(self, request: SettleInput) -> None:
-        """Write the commit record; then delete what it makes superfluous: all cycles' objects and older recovery points."""
+        """Write the commit record; then delete what it makes superfluous: all cycles' objects and older recovery points.
+
+        With `record_only`, nothing is deleted.
+        """
         beats = Heartbeats("settling the commit")
         ref = request.replication.ref
         stores = self._targets[ref.target].stores
         record = COMMIT_RECORD_ADAPTER.dump_json(ReplicateVmInput(request.replication, request.state))
         stores.gateway.put(f"{gateway_container(ref)}/{COMMIT_RECORD}", record)
+        if request.record_only:
+            return
         stores.log.delete_prefix(log_container(ref), CYCLES_PREFIX)
         stores.gateway.delete_prefix(gateway_container(ref), CYCLES_PREFIX)
         if request.state.point is None:

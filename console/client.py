@@ -63,7 +63,7 @@ async def connect(settings: Settings | None) -> Client:
     config = (settings.temporal if settings is not None else TemporalSettings()).connect_config()
     try:
         async with asyncio.timeout(_CONNECT_WITHIN_S):
-            return await Client.connect(**config, plugins=[plugin()], runtime=_quiet_runtime())
+            return await Client.connect(**config, plugins=[plugin()], runtime=quiet_runtime())
     except (RuntimeError, RPCError, TimeoutError) as error:
         raise CommandError(
             ExitCode.UNREACHABLE,
@@ -197,7 +197,7 @@ async def running(handle: Handle) -> bool:
 
 
 @functools.cache
-def _quiet_runtime() -> Runtime:
+def quiet_runtime() -> Runtime:
     """Return the process's runtime for commands: the SDK's own logs would go to standard output, beside the result."""
     return Runtime(telemetry=TelemetryConfig(logging=None))
 

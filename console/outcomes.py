@@ -68,12 +68,15 @@ _CODES = {
     ErrorKind.ALREADY_PROTECTED: ExitCode.REFUSED,
 }
 
+_SAYS_WHAT_TO_DO = frozenset({ErrorKind.OPERATION_REFUSED, ErrorKind.BAD_CONFIGURATION, ErrorKind.BAD_INPUT, ErrorKind.PREREQUISITES_FAILED})
+"""Kinds whose own sentence names the remedy; the catalogue's would only repeat it in other words."""
+
 _ASK_FOR_WORKER = "Look whether a control worker runs, and start one with `deltaferry worker control`."
 
 
 def of_kind(kind: ErrorKind, detail: str) -> CommandError:
-    """Return the end of a command that met an error of the taxonomy; a refusal's own sentence is its remedy."""
-    remedy = "" if kind is ErrorKind.OPERATION_REFUSED else CATALOGUE[kind].remedy
+    """Return the end of a command that met an error of the taxonomy."""
+    remedy = "" if kind in _SAYS_WHAT_TO_DO else CATALOGUE[kind].remedy
     return CommandError(_CODES.get(kind, ExitCode.FAILED), detail, remedy, kind)
 
 

@@ -13,6 +13,7 @@ from temporalio.client import WorkflowHistory
 from temporalio.converter import DataConverter
 from temporalio.worker import Replayer
 
+from console.client import quiet_runtime
 from console.histories import FoundHistory
 from workflows import names
 from workflows.messages import CycleRecord, EndInput, ReplicateVmInput, SettleInput
@@ -59,7 +60,7 @@ async def replay(found: FoundHistory, *, explain: bool) -> ReplayOutcome:
     """Replay one history with the workflows of this code. A history of an unknown workflow type is a failed replay, too."""
     history = found.history
     started = history.events[0].workflow_execution_started_event_attributes
-    replayer = Replayer(workflows=WORKFLOWS, plugins=[new_plugin()])
+    replayer = Replayer(workflows=WORKFLOWS, plugins=[new_plugin()], runtime=quiet_runtime())
     result = await replayer.replay_workflow(history, raise_on_replay_failure=False)
     failure = result.replay_failure
     return ReplayOutcome(
@@ -121,10 +122,9 @@ def _states(event: Event) -> list[Any]:
 def _told(event: Event, named: dict[int, str]) -> tuple[str, str] | None:
     """Return an event in words with its summary; None for what only the server needs. `named` collects what ends later."""
     summary = _summary(event)
-    kind = event.WhichOneof("attributes") or ""
-    attributes = getattr(event, kind) if kind else None
-    assert attributes is not None, "every event has attributes"
-    match event.event_type:
+    kind = event.WhichOneof("attributes")
+    attributes: Any = getattr(event, kind) if kind else None
+    match event.event_type if attributes is not None else None:
         case EventType.EVENT_TYPE_WORKFLOW_EXECUTION_STARTED:
             return f"started as {attributes.workflow_type.name}", summary
         case EventType.EVENT_TYPE_ACTIVITY_TASK_SCHEDULED:

@@ -12,7 +12,7 @@ from rich.text import Text
 from console.client import ReplicationRow
 from console.live_progress import LiveProgress, LiveStep
 from console.output import local_time
-from deltaferry.planning.phrases import duration_text, size_text
+from deltaferry.planning.phrases import count_text, duration_text, size_text
 from workflows.messages import CycleRecord, DiskView, MigrationResult, StatusView
 
 _BAR_COLUMNS = 32
@@ -83,7 +83,7 @@ def _facts(shown: Snapshot) -> RenderableType:
         ("Now", view.activity),
         ("Last recovery point", local_time(view.last_recovery_point, "none yet")),
         ("Next cycle", local_time(view.next_cycle_at)),
-        ("Committed", f"{view.cycles_committed} cycles, {size_text(view.delta_bytes_sent)} sent, {view.verified_blocks} blocks verified"),
+        ("Committed", f"{count_text(view.cycles_committed, 'cycle')}, {size_text(view.delta_bytes_sent)} sent, {count_text(view.verified_blocks, 'block')} verified"),
         ("Predicted downtime", predicted),
         ("Job", view.job_id or "–"),  # noqa: RUF001 - the sign for nothing
         ("You can send", ", ".join(view.allowed) or "nothing at present"),

@@ -134,14 +134,17 @@ class World:
         """Return the account key of a store: `log`, `gateway` or `seed`."""
         return self._keys[ACCOUNTS[store]]
 
-    def worker(self, role: str, name: str | None = None) -> ManagedProcess:
-        """Start a worker (`control`, `source` or `target`) as a process; it is stopped with the lab."""
+    def worker(self, role: str, name: str | None = None, variables: Mapping[str, str] | None = None) -> ManagedProcess:
+        """Start a worker (`control`, `source` or `target`) as a process; it is stopped with the lab.
+
+        `variables` are added to its environment: a kill point, for example.
+        """
         return self._start(
             ProcessSpec(
                 name=name or f"worker-{role}",
                 command=python_command("-m", "console.main", "worker", role, "--config", str(self.config_file)),
                 log_directory=self._logs,
-                environment=self.environment,
+                environment={**self.environment, **(variables or {})},
             )
         )
 

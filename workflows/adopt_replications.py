@@ -9,7 +9,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.archive import Archive
     from activities.site import SiteActivities
     from deltaferry.model.errors import ErrorKind
-    from deltaferry.model.states import MigrationState, ReplicationState
+    from deltaferry.model.states import MigrationState
     from workflows import names
     from workflows.holding_slots import ensure_arbiter
     from workflows.messages import AdoptInput, AdoptResult, EntityState, FailureView, ReplicateVmInput, SiteInput
@@ -69,14 +69,10 @@ class AdoptReplications:
         return AdoptResult(tuple(adopted), tuple(skipped))
 
     def _awakened(self, state: EntityState) -> EntityState:
-        """Return a state to start from: a migration that was under way is known to have been cut."""
-        if state.migration_state not in (MigrationState.MIGRATION_QUEUED, MigrationState.MIGRATION_IN_PROGRESS):
+        """Return a state to start from: a migration that was queued is not begun by itself. One in progress is the entity's to look after."""
+        if state.migration_state is not MigrationState.MIGRATION_QUEUED:
             return state
-        cut = FailureView(ErrorKind.INTERRUPTED, "The replication was adopted while a migration was under way.")
+        cut = FailureView(ErrorKind.INTERRUPTED, "The replication was adopted while a migration was queued; it has not begun.")
         return dataclasses.replace(
-            state,
-            replication_state=ReplicationState.DELTA_SYNC,
-            migration_state=MigrationState.MIGRATION_FAILED,
-            source_off_by_us=True,
-            health=(health_error(cut, workflow.now(), retried=False),),
+            state, migration_state=MigrationState.MIGRATION_FAILED, health=(health_error(cut, workflow.now(), retried=False),)
         )

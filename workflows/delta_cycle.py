@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -42,7 +43,7 @@ from workflows.messages import (
 from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
 from workflows.steps import failure_of, perform
 
-_FENCE_TRIES = 3
+FENCE_TRIES = 3
 """How often one step may find the seed's number ahead of ours (after a reset or an adopt) before the cycle fails."""
 
 
@@ -56,6 +57,12 @@ class CycleRun:
     begun: BegunCycle | None = None
     sent: list[SentChunk] = field(default_factory=list)
     applied: list[AppliedChunk] = field(default_factory=list)
+
+
+class FenceHolder(Protocol):
+    """Who keeps the replication's number: it rises before a step is scheduled, so that no two share one, also where one fails."""
+
+    fence: int
 
 
 Note = Callable[[str], None]
@@ -97,19 +104,32 @@ async def run_cycle(
         await settle(replication, state)
     except (FailureError, asyncio.CancelledError) as error:
         if is_cancelled_exception(error):
-            await release_snapshot(replication)
-            await slots.release(profile)
+            await _let_go(replication, slots, profile, release)
             raise
         failure = failure_of(error)
         record = _record(run, committed=False, failure=f"{failure.kind.value}: {failure.detail}")
     try:
-        await (release or release_snapshot(replication))
+        await (asyncio.shield(release) if release is not None else release_snapshot(replication))
         if failure is not None:
             await _discard_logs(replication)
-    except FailureError as error:
+    except (FailureError, asyncio.CancelledError) as error:
+        if is_cancelled_exception(error):
+            await _let_go(replication, slots, profile, release)
+            raise
         failure = failure or failure_of(error)
     await slots.release(profile)
     return record, failure
+
+
+async def _let_go(
+    replication: Replication, slots: SlotHolder, profile: SiteProfile, release: "asyncio.Task[None] | None"
+) -> None:
+    """After a cancellation: leave no snapshot and no slots behind."""
+    try:
+        await (release if release is not None else release_snapshot(replication))
+    except FailureError as error:
+        workflow.logger.warning("the snapshot was not removed: %s", failure_of(error).kind.value)
+    await slots.release(profile)
 
 
 async def _begin(replication: Replication, state: EntityState, run: CycleRun, note: Note) -> BegunCycle:
@@ -183,8 +203,7 @@ async def _apply(replication: Replication, state: EntityState, run: CycleRun, no
     if rounds:
         state.dirty += tuple((disk.disk_key, disk.plan) for disk in run.begun.disks if disk.plan.segments)
     for chunks in rounds:
-        applied, state.fence = await apply_chunks(replication, run.cycle_key, chunks, state.fence, run.kind)
-        run.applied.extend(applied)
+        run.applied.extend(await apply_chunks(replication, run.cycle_key, chunks, state, run.kind))
 
 
 def _rounds(sent: Sequence[SentChunk]) -> list[tuple[SentChunk, ...]]:
@@ -201,15 +220,15 @@ def _rounds(sent: Sequence[SentChunk]) -> list[tuple[SentChunk, ...]]:
 
 
 async def apply_chunks(
-    replication: Replication, cycle_key: str, chunks: tuple[SentChunk, ...], fence: int, kind: CycleKind
-) -> tuple[tuple[AppliedChunk, ...], int]:
-    """Apply a chunk of each disk under a new number; return the accounts and the number that was used.
+    replication: Replication, cycle_key: str, chunks: tuple[SentChunk, ...], holder: FenceHolder, kind: CycleKind
+) -> tuple[AppliedChunk, ...]:
+    """Apply a chunk of each disk under a new number; return the accounts.
 
     Where the seed's number is ahead of ours (this run was reset, or adopted from an older record), ours continues from it.
     """
-    for remaining in reversed(range(_FENCE_TRIES)):
-        fence += 1
-        request = ApplyInput(replication, cycle_key, fence, chunks, kind is CycleKind.INITIAL)
+    for remaining in reversed(range(FENCE_TRIES)):
+        holder.fence += 1
+        request = ApplyInput(replication, cycle_key, holder.fence, chunks, kind is CycleKind.INITIAL)
         try:
             result = await perform(
                 Apply.apply,
@@ -220,27 +239,27 @@ async def apply_chunks(
                 kind=kind,
             )
         except FailureError as error:
-            fence = _number_ahead(error, fence, remaining)
+            holder.fence = _number_ahead(error, holder.fence, remaining)
             continue
-        return result.chunks, fence
+        return result.chunks
     raise AssertionError("the last try returns or raises")
 
 
-async def seal(replication: Replication, request: SealInput, fence: int) -> tuple[SealedCycle, int]:
-    """Seal, verify and take the recovery point under a new number; return it and the number that was used."""
-    for remaining in reversed(range(_FENCE_TRIES)):
-        fence += 1
+async def seal(replication: Replication, request: SealInput, holder: FenceHolder) -> SealedCycle:
+    """Seal, verify and take the recovery point under a new number."""
+    for remaining in reversed(range(FENCE_TRIES)):
+        holder.fence += 1
         numbered = SealInput(
             replication,
             request.cycle_key,
             request.taken_at,
-            fence,
+            holder.fence,
             request.plans,
             request.chunks,
             request.verified_up_to,
         )
         try:
-            sealed = await perform(
+            return await perform(
                 Verification.seal_cycle,
                 numbered,
                 queue=names.apply_queue(replication.ref.target),
@@ -248,9 +267,7 @@ async def seal(replication: Replication, request: SealInput, fence: int) -> tupl
                 summary="seal, verify, take the recovery point",
             )
         except FailureError as error:
-            fence = _number_ahead(error, fence, remaining)
-            continue
-        return sealed, fence
+            holder.fence = _number_ahead(error, holder.fence, remaining)
     raise AssertionError("the last try returns or raises")
 
 
@@ -273,8 +290,7 @@ async def _seal(replication: Replication, state: EntityState, run: CycleRun, not
         tuple((disk.disk_key, disk.plan) for disk in run.begun.disks),
         tuple(run.applied),
     )
-    sealed, state.fence = await seal(replication, request, state.fence)
-    return sealed
+    return await seal(replication, request, state)
 
 
 def _commit(state: EntityState, run: CycleRun, sealed: SealedCycle) -> CycleRecord:

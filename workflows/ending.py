@@ -10,6 +10,7 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.cleanup import SourceCleanup, TargetCleanup
+    from activities.verification import Verification
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.states import JobOutcome, MigrationState, Operation, ReplicationState
     from deltaferry.planning.transitions import Situation
@@ -23,6 +24,7 @@ with workflow.unsafe.imports_passed_through():
         EndResult,
         OnReplication,
         Refusal,
+        SettleInput,
         SlotsGranted,
         StatusView,
     )
@@ -44,6 +46,7 @@ class Ending(ReplicationCommands):
         self._state = start.state
         self._options = start.options
         self._retry = False
+        self._noted = False
         self._activity = "deleting what is ours"
 
     def situation(self) -> Situation:
@@ -111,6 +114,7 @@ class Ending(ReplicationCommands):
         )
 
     async def _clean(self) -> None:
+        await self._note_the_end()
         self._activity = "giving the source VM back as it was"
         turn_off = self._state.cbt_enabled_by_us and not self._options.keep_change_tracking
         await perform(
@@ -128,6 +132,19 @@ class Ending(ReplicationCommands):
             limits=CLEAN,
             summary="delete seed disks, logs, keys and bookkeeping",
         )
+
+    async def _note_the_end(self) -> None:
+        """Write into the commit record, once, that replication is ending: `adopt` goes on with that, and runs no cycle."""
+        if self._noted:
+            return
+        await perform(
+            Verification.settle_cycle,
+            SettleInput(self._replication, self._state, record_only=True),
+            queue=names.apply_queue(self._replication.ref.target),
+            limits=CLEAN,
+            summary="write the commit record",
+        )
+        self._noted = True
 
     def _show(self) -> None:
         workflow.set_current_details(details(self.status(), self.disks(), self._state.cycles))

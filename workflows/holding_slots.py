@@ -9,6 +9,7 @@ from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from deltaferry.model.replication import CycleKind
 from workflows import names
 from workflows.messages import Placement, SiteProfile, SlotsGranted, SlotsReleased, SlotsState, SlotsWanted
+from workflows.steps import cancellation_kept
 
 _ASK_AGAIN = timedelta(minutes=5)
 """An arbiter that was terminated knows nothing of a request: it is announced again after this time."""
@@ -37,18 +38,21 @@ class SlotHolder:
             placement=placement,
         )
         try:
-            while self._grant is None:
-                await self._send(profile, names.SLOTS_REQUESTED, wanted)
-                try:
-                    await workflow.wait_condition(
-                        lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
-                    )
-                except TimeoutError:
-                    continue
+            with cancellation_kept():
+                grant = await self._wait_for_grant(profile, wanted)
         except asyncio.CancelledError:
             await self.release(profile)
             raise
-        return self._grant.profile
+        return grant.profile
+
+    async def _wait_for_grant(self, profile: SiteProfile, wanted: SlotsWanted) -> SlotsGranted:
+        while self._grant is None:
+            await self._send(profile, names.SLOTS_REQUESTED, wanted)
+            try:
+                await workflow.wait_condition(lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots")
+            except TimeoutError:
+                continue
+        return self._grant
 
     async def release(self, profile: SiteProfile) -> None:
         """Give back the lease, or take back the request; no-op when there is neither."""

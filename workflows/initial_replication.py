@@ -30,6 +30,7 @@ with workflow.unsafe.imports_passed_through():
         VerifyChunksInput,
     )
     from workflows.policies import VERIFY
+    from workflows.reporting import ReportingJob, report_once
     from workflows.steps import failure_of, health_error, perform, require_carried
 
 _LOST_SNAPSHOTS = 20
@@ -37,7 +38,7 @@ _LOST_SNAPSHOTS = 20
 
 
 @workflow.defn(name=names.INITIAL_REPLICATION)
-class InitialReplication:
+class InitialReplication(ReportingJob):
     """Copies under one snapshot; where that is lost, copies the rest and the changes below the mark under a new one."""
 
     @workflow.init
@@ -48,7 +49,7 @@ class InitialReplication:
         self._entity_id = start.entity_id
         self._profile = start.replication.profile
         self._placement = start.placement
-        self._fence = start.fence
+        self.fence = start.fence
         self._cycle_number = start.cycle_number
         self._bases = {base.disk_key: base for base in start.bases}
         self._dirty = start.dirty
@@ -70,12 +71,13 @@ class InitialReplication:
             report = await self._copy()
         except (FailureError, asyncio.CancelledError) as error:
             await self._let_go()
+            await self._tell_entity()
             if is_cancelled_exception(error):
-                await self._report(JobReport(workflow.info().workflow_id))
+                await report_once(self._entity_id, JobReport(workflow.info().workflow_id))
                 raise
             failure = failure_of(error)
             report = JobReport(workflow.info().workflow_id, error=health_error(failure, workflow.now(), retried=False))
-        await self._report(report)
+        await self.deliver(self._entity_id, report)
 
     async def _copy(self) -> JobReport:
         lost = 0
@@ -150,7 +152,7 @@ class InitialReplication:
             self._bases[disk.disk_key] = DiskBase(disk.disk_key, disk.change_id, self._capacity(disk.disk_key))
 
     async def _apply_and_verify(self, held: InitialPass, plans: dict[int, PlanRef], sent: tuple[SentChunk, ...]) -> None:
-        applied, self._fence = await apply_chunks(self._replication, held.cycle_key, sent, self._fence, CycleKind.INITIAL)
+        applied = await apply_chunks(self._replication, held.cycle_key, sent, self, CycleKind.INITIAL)
         await perform(
             Verification.verify_chunks,
             VerifyChunksInput(self._replication, held.cycle_key, tuple(plans.items()), applied),
@@ -191,12 +193,12 @@ class InitialReplication:
             tuple((key, plan.segments) for key, plan in plans),
         )
         try:
-            sealed, self._fence = await seal(self._replication, request, self._fence)
+            sealed = await seal(self._replication, request, self)
         finally:
             await release
         await self._slots.release(self._profile)
         result = InitialResult(
-            fence=self._fence,
+            fence=self.fence,
             cycle_number=self._cycle_number,
             cycle_key=held.cycle_key,
             bases=tuple(self._bases.values()),
@@ -223,7 +225,7 @@ class InitialReplication:
             InitialInput(
                 entity_id=self._entity_id,
                 replication=self._replication,
-                fence=self._fence,
+                fence=self.fence,
                 cycle_number=self._cycle_number,
                 bases=tuple(self._bases.values()),
                 placement=self._placement,
@@ -239,7 +241,7 @@ class InitialReplication:
         copied = sum(base.copied_up_to_bytes for base in self._bases.values())
         progress = InitialProgress(
             job_id=workflow.info().workflow_id,
-            fence=self._fence,
+            fence=self.fence,
             cycle_number=self._cycle_number,
             bases=tuple(self._bases.values()),
             dirty=self._dirty,
@@ -248,16 +250,10 @@ class InitialReplication:
             percent=round(100 * copied / total, 1) if total else 100.0,
         )
         workflow.set_current_details(f"{'waiting for slots' if self._queued else f'{progress.percent} % copied and verified'}")
-        await self._signal_entity(names.JOB_PROGRESSED, progress)
-
-    async def _report(self, report: JobReport) -> None:
-        await self._signal_entity(names.JOB_FINISHED, report)
-
-    async def _signal_entity(self, signal: str, message: InitialProgress | JobReport) -> None:
         try:
-            await workflow.get_external_workflow_handle(self._entity_id).signal(signal, message)
+            await workflow.get_external_workflow_handle(self._entity_id).signal(names.JOB_PROGRESSED, progress)
         except FailureError:
-            workflow.logger.warning("the replication's entity does not run; it learns of this when it is adopted")
+            workflow.logger.warning("the replication does not run; it learns of this when it is adopted")
 
     def _capacity(self, disk_key: int) -> int:
         return next(disk.capacity_bytes for disk in self._replication.disks if disk.key == disk_key)

@@ -327,6 +327,8 @@ class EntityState:
     """NICs of the source that a migration has disconnected at power-on."""
     source_off_by_us: bool = False
     """A migration has shut the source down, and nothing has started it again on our behalf."""
+    end_options: EndOptions | None = None
+    """How to stop or complete, once one of them was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -673,6 +675,8 @@ class SettleInput:
 
     replication: Replication
     state: EntityState
+    record_only: bool = False
+    """Only write the record: nothing was committed, but the state is one that `adopt` should know."""
 
 
 @dataclass(frozen=True, slots=True)

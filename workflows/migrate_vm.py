@@ -33,6 +33,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.policies import ASK, AZURE, POWER
     from workflows.presenting import predicted_downtime
+    from workflows.reporting import ReportingJob, report_once
     from workflows.steps import failure_of, health_error, perform, require_carried
 
 T = TypeVar("T")
@@ -50,7 +51,7 @@ class CycleFailedError(Exception):
 
 
 @workflow.defn(name=names.MIGRATE_VM)
-class MigrateVm:
+class MigrateVm(ReportingJob):
     """On-demand delta, shutdown, final delta, disks, NICs and VM; each phase with its time."""
 
     @workflow.init
@@ -91,10 +92,10 @@ class MigrateVm:
                     False,
                     workflow.now(),
                 )
-                await self._report(await self._failed(cancelled))
+                await report_once(self._start.entity_id, self._shown(await self._failed(cancelled)))
                 raise
             result = await self._failed(health_error(failure_of(error), workflow.now(), retried=False))
-        await self._report(result)
+        await self.deliver(self._start.entity_id, self._shown(result))
 
     async def _migrate(self) -> MigrationResult:
         source = await self._read_source()
@@ -177,11 +178,16 @@ class MigrateVm:
         return await self._phase("final delta", self._cycle(CycleKind.FINAL))
 
     async def _cycle(self, kind: CycleKind) -> CycleAnswer:
-        """Ask the entity for a cycle and wait until it has committed."""
+        """Ask the entity for a cycle and wait until it has committed. Ask again after it was adopted: it knows nothing of this."""
         request_id = str(workflow.uuid4())
         wanted = CycleWanted(workflow.info().workflow_id, request_id, kind)
-        await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.CYCLE_REQUESTED, wanted)
-        await workflow.wait_condition(lambda: request_id in self._answers)
+        while request_id not in self._answers:
+            self._entity_adopted = False
+            try:
+                await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.CYCLE_REQUESTED, wanted)
+            except FailureError:
+                workflow.logger.warning("the replication does not run; this migration waits until it is adopted")
+            await workflow.wait_condition(lambda: request_id in self._answers or self._entity_adopted)
         answer = self._answers[request_id]
         if answer.error is not None:
             raise CycleFailedError(answer.error)
@@ -249,15 +255,12 @@ class MigrateVm:
             error=error,
         )
 
-    async def _report(self, result: MigrationResult) -> None:
-        report = JobReport(workflow.info().workflow_id, migration=result)
+    def _shown(self, result: MigrationResult) -> JobReport:
+        """Return the report, after showing the result."""
         lines = [f"**{result.outcome.value}**", "", "| phase | seconds |", "|---|---|"]
         lines += [f"| {name} | {seconds:.1f} |" for name, seconds in result.phases]
         workflow.set_current_details("\n".join(lines))
-        try:
-            await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.JOB_FINISHED, report)
-        except FailureError:
-            workflow.logger.warning("the replication's entity does not run; it learns of this when it is adopted")
+        return JobReport(workflow.info().workflow_id, migration=result)
 
     async def _phase(self, name: str, work: Awaitable[T]) -> T:
         """Carry out a phase and note how long it took."""

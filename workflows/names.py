@@ -65,6 +65,7 @@ CYCLE_REQUESTED = "cycle_requested"
 CYCLE_FINISHED = "cycle_finished"
 JOB_PROGRESSED = "job_progressed"
 JOB_FINISHED = "job_finished"
+ENTITY_ADOPTED = "entity_adopted"
 
 SITE = SearchAttributeKey.for_keyword("Site")
 VM_NAME = SearchAttributeKey.for_keyword("VmName")

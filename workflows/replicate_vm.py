@@ -14,6 +14,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.archive import Archive
     from activities.snapshots import Snapshots
     from activities.source_power import SourcePower
+    from activities.verification import Verification
     from deltaferry.model.errors import CATALOGUE, ErrorKind
     from deltaferry.model.replication import CycleKind, DiskBase
     from deltaferry.model.states import HealthError, JobOutcome, MigrationState, Operation, ReplicationState
@@ -22,7 +23,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.planning.transitions import Situation
     from workflows import names
     from workflows.commands import ReplicationCommands
-    from workflows.delta_cycle import profile_of, run_cycle, settle
+    from workflows.delta_cycle import FENCE_TRIES, profile_of, run_cycle, settle
     from workflows.ending import CompleteMigration, StopReplication
     from workflows.holding_slots import SlotHolder, ensure_arbiter
     from workflows.messages import (
@@ -33,6 +34,7 @@ with workflow.unsafe.imports_passed_through():
         DiskView,
         EndInput,
         EndOptions,
+        EntityState,
         FailureView,
         InitialInput,
         InitialProgress,
@@ -44,17 +46,23 @@ with workflow.unsafe.imports_passed_through():
         OnReplication,
         Refusal,
         ReplicateVmInput,
+        SettleInput,
         SlotsGranted,
         StatusView,
         TargetProperties,
         UnguardInput,
     )
-    from workflows.policies import CYCLES_PER_RUN, POWER, PREPARE, SETTLE
+    from workflows.policies import ASK, CYCLES_PER_RUN, POWER, PREPARE, SETTLE
     from workflows.presenting import KEPT_CYCLES, details, disk_views, status_view
+    from workflows.reporting import is_running
     from workflows.steps import failure_of, health_error, perform, refusal, require_carried
 
 _R, _M = ReplicationState, MigrationState
 _CYCLES_RUN_IN = frozenset({_R.DELTA_SYNC, _R.RESUME_QUEUED, _R.RESUME_IN_PROGRESS})
+
+_FIRST_LOOK = timedelta(minutes=1)
+_LONGEST_LOOK = timedelta(minutes=15)
+"""How often a job that this run did not start is asked whether it still runs."""
 
 
 @workflow.defn(name=names.REPLICATE_VM)
@@ -75,7 +83,7 @@ class ReplicateVm(ReplicationCommands):
         self._retry = False
         self._rollback = False
         self._continue_after_migration = False
-        self._ending: tuple[Operation, EndOptions] | None = None
+        self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
         self._wanted: list[CycleWanted] = []
         self._shown: tuple[str, str, str] | None = None
@@ -116,6 +124,7 @@ class ReplicateVm(ReplicationCommands):
             case Operation.STOP | Operation.COMPLETE:
                 stopping = operation is Operation.STOP
                 s.replication_state = _R.STOP_IN_PROGRESS if stopping else _R.COMPLETE_IN_PROGRESS
+                s.end_options = argument
                 self._ending = (operation, argument)
             case Operation.UPDATE_TARGET:
                 s.target = merged(s.target, argument)
@@ -180,11 +189,21 @@ class ReplicateVm(ReplicationCommands):
         require_carried(start)
         self._refuse_foreign_start()
         self._present()
+        try:
+            await self._replicate()
+        except (FailureError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error):
+                await self._record()  # cycles and jobs have let go of snapshots and slots; `adopt` goes on from here
+            raise
+
+    async def _replicate(self) -> None:
         await ensure_arbiter_once(self)
         if not self._state.prepared:
             await self._prepare()
         if self._state.point is None and self._ending is None:
             await self._initial_replication()
+        if self._state.migration_state is _M.MIGRATION_IN_PROGRESS:
+            await self._take_up_migration()
         while self._ending is None:
             await self._next()
         await self._end(*self._ending)
@@ -210,6 +229,7 @@ class ReplicateVm(ReplicationCommands):
                     limits=PREPARE,
                     summary="create containers, data key and seed disks",
                 )
+                await self._record()  # before the claim, so that a claimed VM can always be adopted
                 source = await perform(
                     Snapshots.prepare_source,
                     OnReplication(self._replication),
@@ -223,7 +243,6 @@ class ReplicateVm(ReplicationCommands):
             self._state.cbt_enabled_by_us = source.cbt_enabled_by_us
             self._state.prepared = True
             self._state.initial_bases = tuple(DiskBase(disk.key, None, 0) for disk in self._replication.disks)
-            await self._settle()
             return
 
     async def _initial_replication(self) -> None:
@@ -232,7 +251,8 @@ class ReplicateVm(ReplicationCommands):
         while self._ending is None:
             s.replication_state = _R.INITIAL_QUEUED
             s.jobs_minted += 1
-            job_id = names.initial_id(workflow.info().workflow_id, s.jobs_minted)
+            s.job_id = job_id = names.initial_id(workflow.info().workflow_id, s.jobs_minted)
+            await self._record()
             start = InitialInput(
                 entity_id=workflow.info().workflow_id,
                 replication=self._replication,
@@ -249,6 +269,8 @@ class ReplicateVm(ReplicationCommands):
             if report.initial is not None:
                 await self._commit_initial(report.initial)
                 return
+            if report.error is None:
+                s.fence += FENCE_TRIES  # numbers that it may have used and not reported
             error = report.error or health_error(
                 FailureView(ErrorKind.INTERRUPTED, "The initial replication was ended from outside."), workflow.now(), retried=False
             )
@@ -297,6 +319,7 @@ class ReplicateVm(ReplicationCommands):
         elif s.replication_state is _R.PAUSE_IN_PROGRESS:
             s.replication_state = _R.PAUSED
             self._say("paused until resume")
+            await self._record()
         elif self._cycle_is_due():
             await self._delta()
         elif self._should_roll_over():
@@ -425,11 +448,31 @@ class ReplicateVm(ReplicationCommands):
         options = s.migrate_options or MigrateOptions()
         s.migration_state = _M.MIGRATION_IN_PROGRESS
         s.jobs_minted += 1
-        job_id = names.migration_id(workflow.info().workflow_id, s.jobs_minted)
+        s.job_id = job_id = names.migration_id(workflow.info().workflow_id, s.jobs_minted)
         target = merged(s.target, options.target) if options.target is not None else s.target
         start = MigrateInput(workflow.info().workflow_id, self._replication, options, target, s.source_off_by_us)
         self._say("migrating")
-        report = await self._run_job(names.MIGRATE_VM, start, job_id, "migrate", cut_by_stop=False)
+        await self._record()
+        try:
+            report = await self._run_job(names.MIGRATE_VM, start, job_id, "migrate", cut_by_stop=False)
+        except (FailureError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error):
+                self._note_migration(self._reports.pop(job_id, JobReport(job_id)))
+            raise
+        self._note_migration(report)
+        await self._settle()
+
+    async def _take_up_migration(self) -> None:
+        """Serve a migration that a run of ours, terminated since, had started; if it does not run any more, it failed."""
+        job_id = self._state.job_id or ""
+        self._say("taking up the migration that was under way")
+        report = await self._serve_job(job_id, None, cut_by_stop=False) if await is_running(job_id) else JobReport(job_id)
+        self._note_migration(report)
+        await self._settle()
+
+    def _note_migration(self, report: JobReport) -> None:
+        """Take over how a migration ended."""
+        s = self._state
         result = report.migration
         if result is None:
             interrupted = FailureView(ErrorKind.INTERRUPTED, "The migration was ended from outside.")
@@ -448,7 +491,6 @@ class ReplicateVm(ReplicationCommands):
             s.health = (result.error,) if result.error else ()
             self._schedule(s.last_duration, 0)
             self._say("the migration failed; replication is intact")
-        await self._settle()
 
     async def _roll_back(self) -> None:
         """Power the source on again after a migration that failed behind its shutdown."""
@@ -492,8 +534,9 @@ class ReplicateVm(ReplicationCommands):
     # --- children ---
 
     async def _run_job(self, kind: str, start: Any, job_id: str, summary: str, *, cut_by_stop: bool) -> JobReport:
-        """Start a child that outlives this run, and serve it until it reports or is gone."""
-        self._state.job_id = job_id
+        """Start a child that outlives this run, and serve it until it reports or is gone. A cancellation cuts it."""
+        if job_id in self._reports:  # this run was reset to a point before the job, and the report came again
+            return self._reports.pop(job_id)
         watch: asyncio.Task[Any] | None = None
         try:
             child = await workflow.start_child_workflow(
@@ -507,8 +550,20 @@ class ReplicateVm(ReplicationCommands):
             )
             watch = asyncio.create_task(_outcome(child))
         except WorkflowAlreadyStartedError:
-            workflow.logger.info("the job runs already, started by a run of ours that was reset: %s", job_id)
+            workflow.logger.info("the job runs already, started by a run of ours that was reset or terminated: %s", job_id)
+            self._wanted.clear()  # a job asks again for what it still waits for
+            await is_running(job_id)
+        try:
+            return await self._serve_job(job_id, watch, cut_by_stop=cut_by_stop)
+        except (FailureError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error) and await _cancel(job_id):
+                await workflow.wait_condition(lambda: job_id in self._reports or (watch is not None and watch.done()))
+            raise
+
+    async def _serve_job(self, job_id: str, watch: "asyncio.Task[Any] | None", *, cut_by_stop: bool) -> JobReport:
+        """Run the cycles that a job asks for, until it reports or is gone. One that is not our child is asked whether it runs."""
         to_be_cut = cut_by_stop
+        patience = _FIRST_LOOK
         while job_id not in self._reports and not (watch is not None and watch.done()):
             self._present()
             if to_be_cut and self._ending is not None:
@@ -520,7 +575,16 @@ class ReplicateVm(ReplicationCommands):
                 ended = "committed for the migration" if failure is None else "failed; the migration ends here"
                 self._remember(dataclasses.replace(record, decision=ended))
                 continue
-            await workflow.wait_condition(functools.partial(self._job_needs_us, job_id, watch, to_be_cut))
+            try:
+                await workflow.wait_condition(
+                    functools.partial(self._job_needs_us, job_id, watch, to_be_cut),
+                    timeout=patience if watch is None else None,
+                    timeout_summary="look whether the job still runs",
+                )
+            except TimeoutError:
+                patience = min(patience * 2, _LONGEST_LOOK)
+                if not await is_running(job_id):
+                    break
         return self._reports.pop(job_id, JobReport(job_id))
 
     def _job_needs_us(self, job_id: str, watch: "asyncio.Task[Any] | None", to_be_cut: bool) -> bool:
@@ -576,6 +640,21 @@ class ReplicateVm(ReplicationCommands):
             if is_cancelled_exception(error):
                 raise
             workflow.logger.warning("the history of run %s was not archived", info.run_id)
+
+    async def _record(self) -> None:
+        """Write the commit record, so that `adopt` knows of this state, though nothing was committed; without much patience."""
+        try:
+            await perform(
+                Verification.settle_cycle,
+                SettleInput(self._replication, self._state, record_only=True),
+                queue=names.apply_queue(self._replication.ref.target),
+                limits=ASK,
+                summary="write the commit record",
+            )
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the commit record was not written: %s", failure_of(error).kind.value)
 
     async def _settle(self) -> None:
         try:
@@ -651,8 +730,21 @@ async def _outcome(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:
         workflow.logger.info("a child of the replication ended without success: %s", child.id)
 
 
-async def _cancel(job_id: str) -> None:
+async def _cancel(job_id: str) -> bool:
+    """Cancel a job; return whether it runs."""
     try:
         await workflow.get_external_workflow_handle(job_id).cancel()
     except FailureError:
         workflow.logger.info("the job had ended already: %s", job_id)
+        return False
+    return True
+
+
+def _accepted_end(state: EntityState) -> tuple[Operation, EndOptions] | None:
+    """Return the stop or complete that was accepted before the replication was terminated and adopted."""
+    options = state.end_options or EndOptions()
+    if state.replication_state in (_R.STOP_IN_PROGRESS, _R.STOP_FAILED):
+        return Operation.STOP, options
+    if state.replication_state in (_R.COMPLETE_IN_PROGRESS, _R.COMPLETE_FAILED):
+        return Operation.COMPLETE, options
+    return None

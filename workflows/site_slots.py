@@ -1,6 +1,7 @@
 """`SiteSlots`: one arbiter per site, which every cycle acquires from and releases to."""
 
 import asyncio
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
@@ -19,6 +20,9 @@ with workflow.unsafe.imports_passed_through():
         WaitingRequest,
     )
     from workflows.steps import require_carried
+
+_ASK_HOLDERS_EVERY = timedelta(minutes=1)
+"""While others wait: twice the heartbeat limit of the steps, after which nothing of a dead holder's runs any more."""
 
 _PRIORITIES = {
     CycleKind.FINAL: Priority.PRE_FAILOVER,
@@ -44,7 +48,15 @@ class SiteSlots:
         """Grant what fits whenever something changed; for ever."""
         require_carried(state)
         while True:
-            await workflow.wait_condition(lambda: self._changed or self._should_roll_over())
+            try:
+                await workflow.wait_condition(
+                    lambda: self._changed or self._should_roll_over(),
+                    timeout=_ASK_HOLDERS_EVERY if self._state.waiting and self._state.leases else None,
+                    timeout_summary="ask the holders of leases whether they still run",
+                )
+            except TimeoutError:
+                await self._ask_holders()
+                continue
             if not self._changed:
                 await workflow.wait_condition(workflow.all_handlers_finished)
                 workflow.continue_as_new(self._state)
@@ -54,11 +66,15 @@ class SiteSlots:
 
     @workflow.signal(name=names.SLOTS_REQUESTED, description="Sent by replications: they ask for slots.")
     def slots_requested(self, wanted: SlotsWanted) -> None:
-        """Queue a request, once; a holder that asks again without its lease has lost the grant, so it is sent again."""
+        """Queue a request, once; a holder that asks again without its lease has lost the grant, so it is sent again.
+
+        A holder holds at most one lease: what it had, or asked for, before it was terminated or reset is forgotten.
+        """
         known = {waiting.wanted.request_id for waiting in self._state.waiting}
         if wanted.request_id in known:
             return
-        self._state.leases = tuple(held for held in self._state.leases if held.wanted.request_id != wanted.request_id)
+        self._state.waiting = tuple(w for w in self._state.waiting if w.wanted.holder != wanted.holder)
+        self._state.leases = tuple(held for held in self._state.leases if held.wanted.holder != wanted.holder)
         self._state.tickets += 1
         self._state.waiting += (WaitingRequest(wanted, self._state.tickets, workflow.now()),)
         self._changed = True
@@ -93,6 +109,12 @@ class SiteSlots:
         granted = {request.request_id for request in chosen}
         self._state.waiting = tuple(w for w in self._state.waiting if w.wanted.request_id not in granted)
         await asyncio.gather(*(self._send(wanted, message) for wanted, message in grants))
+
+    async def _ask_holders(self) -> None:
+        """Send every grant again: a holder that does not run, or does not know of its lease any more, frees it."""
+        profile = self._state.profile
+        held = self._state.leases
+        await asyncio.gather(*(self._send(h.wanted, SlotsGranted(h.wanted.request_id, h.lease_id, profile)) for h in held))
 
     async def _send(self, wanted: SlotsWanted, message: SlotsGranted) -> None:
         """Send a grant; a holder that no longer runs has no use for it, and its lease is free again."""

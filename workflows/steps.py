@@ -1,6 +1,8 @@
 """How a workflow carries out a step, and how it reads what went wrong."""
 
-from collections.abc import Awaitable, Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
@@ -37,19 +39,35 @@ async def perform(
 
     A cancellation is passed on to the activity and its end awaited, so that nothing of it still runs behind us.
     """
-    return await workflow.execute_activity_method(
-        step,
-        request,
-        task_queue=queue,
-        start_to_close_timeout=limits.start_to_close,
-        heartbeat_timeout=limits.heartbeat,
-        schedule_to_start_timeout=limits.schedule_to_start,
-        schedule_to_close_timeout=limits.schedule_to_close,
-        retry_policy=limits.retry,
-        cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
-        summary=summary,
-        priority=priority(kind or CycleKind.DELTA),
-    )
+    with cancellation_kept():
+        return await workflow.execute_activity_method(
+            step,
+            request,
+            task_queue=queue,
+            start_to_close_timeout=limits.start_to_close,
+            heartbeat_timeout=limits.heartbeat,
+            schedule_to_start_timeout=limits.schedule_to_start,
+            schedule_to_close_timeout=limits.schedule_to_close,
+            retry_policy=limits.retry,
+            cancellation_type=workflow.ActivityCancellationType.WAIT_CANCELLATION_COMPLETED,
+            summary=summary,
+            priority=priority(kind or CycleKind.DELTA),
+        )
+
+
+@contextmanager
+def cancellation_kept() -> Iterator[None]:
+    """Raise CancelledError behind what is awaited inside if a request to cancel this workflow came meanwhile.
+
+    The SDK hands a cancellation on to the activity or signal that is awaited and forgets it where that then succeeds all
+    the same; the server sends no second one. Not for handlers: there the error would end the workflow before its clean-up.
+    """
+    cancelled_before = workflow.cancellation_reason() is not None
+    try:
+        yield
+    finally:
+        if not cancelled_before and workflow.cancellation_reason() is not None:
+            raise asyncio.CancelledError
 
 
 def failure_of(error: BaseException) -> FailureView:

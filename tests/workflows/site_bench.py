@@ -105,9 +105,18 @@ class Running:
         return last
 
     async def update(self, operation: str, argument: object = None) -> str:
-        """Send an update; return the sentence of its answer."""
+        """Send an update; return the sentence of its answer.
+
+        A workflow task that an event overtook at the moment of continuing as new drops the update unanswered
+        (FAILED_PRECONDITION, to be sent again): a client has to do the same.
+        """
         arguments = [] if argument is None else [argument]
-        return await self.handle.execute_update(operation, args=arguments, result_type=str)
+        while True:
+            try:
+                return await self.handle.execute_update(operation, args=arguments, result_type=str)
+            except RPCError as error:
+                if error.status is not RPCStatusCode.FAILED_PRECONDITION:
+                    raise
 
     async def refusal(self, operation: str, argument: object = None) -> str:
         """Send an update that must be refused; return the sentence."""

@@ -52,7 +52,7 @@ async def test_a_cycle_that_failed_before_its_apply_leaves_nothing_dirty(bench: 
 async def test_a_commit_makes_the_new_change_ids_the_base_of_the_next_cycle(bench: Bench) -> None:
     bench.profile(min_interval=QUICK)
     running = await bench.replicated(due=True)
-    await running.until_committed(3)
+    await running.until_committed(4)
     begun = bench.world.inputs("begin_cycle", BeginCycleInput)[:3]
     ids = [[base.change_id for base in request.bases] for request in begun]
     assert ids == [[f"52-{key}/{epoch}" for key in (2000, 2001)] for epoch in (0, 1, 2)]

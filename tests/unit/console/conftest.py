@@ -35,7 +35,7 @@ class Running:
     client: Client
     address: str
     activities: StandIns
-    environment: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     async def call(self, *arguments: str) -> Result:
         """Run a command in a thread: it has an event loop of its own."""
@@ -84,6 +84,22 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
                 await workers.enter_async_context(Worker(client, task_queue=queue, activities=steps))
             nowhere = str(tmp_path_factory.mktemp("no-configuration") / "temporal.toml")
             yield Running(client, address, activities, {"TEMPORAL_ADDRESS": address, "TEMPORAL_CONFIG_FILE": nowhere})
+
+
+@dataclass(frozen=True)
+class Synced:
+    """A replication in Delta sync after its first cycle, which sleeps for an hour: for tests that leave it as it is."""
+
+    vm: str
+    workflow_id: str
+
+
+@pytest_asyncio.fixture(scope="session")
+async def synced(running: Running) -> Synced:
+    vm = f"sync-{uuid4().hex[:8]}"
+    workflow_id = await running.delta_sync(vm, cycles=1)
+    await running.until(workflow_id, lambda view: "idle until" in view.activity)
+    return Synced(vm, workflow_id)
 
 
 @pytest.fixture(autouse=True)

@@ -10,9 +10,9 @@ from console import client as replicating
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.states import Operation, ReplicationState
 from workflows import names
-from workflows.messages import EndOptions
+from workflows.messages import EnableInput, EndOptions
 
-from .conftest import Running
+from .conftest import Running, Synced
 from .stand_ins import instance_uuid
 
 
@@ -69,8 +69,8 @@ async def test_enable_with_wait_fails_where_the_initial_replication_does(running
     assert retried["result"] == "What failed is tried again at once."
 
 
-async def test_list_shows_states_by_search_attributes(running: Running, vm: str) -> None:
-    workflow_id = await running.delta_sync(vm)
+async def test_list_shows_states_by_search_attributes(running: Running, synced: Synced) -> None:
+    vm, workflow_id = synced.vm, synced.workflow_id
 
     async def listed() -> bool:
         rows = (await running.json("list", "--site", "lab", "--state", "Delta sync"))["replications"]
@@ -84,13 +84,12 @@ async def test_list_shows_states_by_search_attributes(running: Running, vm: str)
     assert workflow_id not in [row["workflow_id"] for row in elsewhere["replications"]]
 
 
-async def test_status_shows_states_disks_and_cycles(running: Running, vm: str) -> None:
-    workflow_id = await running.delta_sync(vm, cycles=1)
-    answer = await running.json("status", workflow_id)
+async def test_status_shows_states_disks_and_cycles(running: Running, synced: Synced) -> None:
+    answer = await running.json("status", synced.workflow_id)
     assert answer["status"]["replication_state"] == "Delta sync"
     assert [disk["label"] for disk in answer["disks"]] == ["Hard disk 1", "Hard disk 2"]
     assert [cycle["kind"] for cycle in answer["cycles"]] == ["initial", "delta"]
-    shown = await running.call("status", instance_uuid("lab", vm), "--site", "lab")
+    shown = await running.call("status", instance_uuid("lab", synced.vm), "--site", "lab")
     for expected in ("Delta sync", "Hard disk 1 (boot)", "the next starts at", "pause", "8 MiB"):
         assert expected in shown.stdout
 
@@ -131,8 +130,8 @@ async def test_pause_and_resume_answer_with_a_sentence(running: Running, vm: str
     await running.until(workflow_id, lambda view: view.cycles_committed == 2)
 
 
-async def test_what_the_state_refuses_ends_with_3_and_the_sentence(running: Running, vm: str) -> None:
-    workflow_id = await running.delta_sync(vm)
+async def test_what_the_state_refuses_ends_with_3_and_the_sentence(running: Running, synced: Synced) -> None:
+    workflow_id = synced.workflow_id
     result = await running.call("resume", workflow_id)
     assert result.exit_code == 3
     assert result.stderr.strip() == "Error: Replication is not paused: resume is accepted in Pause in progress and Paused, and after a migration."
@@ -140,17 +139,15 @@ async def test_what_the_state_refuses_ends_with_3_and_the_sentence(running: Runn
     assert completed["error"]["sentence"].startswith("Complete is accepted only after a successful migration")
 
 
-async def test_target_changes_properties_and_refuses_to_change_nothing(running: Running, vm: str) -> None:
-    workflow_id = await running.delta_sync(vm)
-    changed = await running.json("target", workflow_id, "--target-vm-name", "web-in-azure")
-    assert changed["result"] == "The new target properties apply from the next migration on."
-    nothing = await running.call("target", workflow_id)
+async def test_target_refuses_to_change_nothing(running: Running, synced: Synced) -> None:
+    nothing = await running.call("target", synced.workflow_id)
     assert (nothing.exit_code, "There is nothing to change." in nothing.stderr) == (2, True)
 
 
 async def test_migrate_waits_for_the_target_vm_and_then_stop_is_refused_and_complete_ends_it(running: Running, vm: str) -> None:
     workflow_id = await running.delta_sync(vm)
-    await running.json("target", workflow_id, "--target-vm-name", "web-in-azure")
+    changed = await running.json("target", workflow_id, "--target-vm-name", "web-in-azure")
+    assert changed["result"] == "The new target properties apply from the next migration on."
     migrated = await running.json("migrate", workflow_id, "--shutdown-timeout", "5m", "--wait")
     assert migrated["migration"]["target_vm_id"] == "/virtualMachines/web-in-azure"
     assert [name for name, _ in migrated["migration"]["phases"]][-1] == "guard source"
@@ -163,17 +160,22 @@ async def test_migrate_waits_for_the_target_vm_and_then_stop_is_refused_and_comp
 
 
 async def test_watch_ends_with_its_replication(running: Running, vm: str) -> None:
-    workflow_id = await running.delta_sync(vm)
+    workflow_id = (await replicating.enable(running.client, EnableInput(vm, "lab"))).workflow_id
     watching = asyncio.create_task(running.call("watch", workflow_id, "--json"))
     await replicating.send(running.client.get_workflow_handle(workflow_id), Operation.STOP, EndOptions())
     result = await watching
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["workflow_id"] == workflow_id
     assert "ended" in result.stderr
+    running.environment["TTY_COMPATIBLE"] = "1"
+    live = await running.call("watch", workflow_id)
+    del running.environment["TTY_COMPATIBLE"]
+    assert (live.exit_code, live.stderr) == (0, "")
+    assert "Hard disk 2" in live.stdout
 
 
 async def test_a_vm_is_found_by_name_and_a_name_on_two_sites_needs_the_site(running: Running, vm: str) -> None:
-    ids = [await running.delta_sync(vm, site) for site in ("lab", "other")]
+    ids = [(await replicating.enable(running.client, EnableInput(vm, site))).workflow_id for site in ("lab", "other")]
 
     async def both_listed() -> bool:
         return len([row async for row in replicating.replications(running.client, vm=vm)]) == 2

@@ -1,0 +1,274 @@
+"""A replication driven step by step by the activities themselves, without Temporal: what `run_cycle` does, cut wherever a test likes."""
+
+import dataclasses
+import random
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from azure.core.exceptions import ResourceNotFoundError
+from blake3 import blake3
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from activities.apply import Apply
+from activities.cleanup import SourceCleanup, TargetCleanup
+from activities.prerequisites import SourceChecks
+from activities.snapshots import Snapshots
+from activities.transfer import Transfer
+from activities.verification import Verification
+from deltaferry.model.errors import ErrorKind
+from deltaferry.model.naming import gateway_container, log_container, seed_container
+from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicationRef
+from lab.configuration import ACCOUNTS, INSTALLATION
+from lab.control_client import BlobAction, BlobFault
+from lab.settings import SITE, TARGET
+from lab.world import World
+from tests.e2e.replicated import Replicated
+from workers.settings import load_settings
+from workers.wiring import build_site, build_target
+from workflows.messages import (
+    AppliedChunk,
+    ApplyInput,
+    BeginCycleInput,
+    BegunCycle,
+    CheckSourceInput,
+    ChunkDisk,
+    CleanSourceInput,
+    EntityState,
+    OnReplication,
+    Replication,
+    SealInput,
+    SentChunk,
+    SettleInput,
+    TargetProperties,
+    TransferInput,
+    VerifyChunksInput,
+)
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+_HOLD_MANY = 10_000
+_POLL_S = 0.02
+_HELD_WITHIN_S = 30.0
+
+World_ = Mapping[str, object]
+"""All that a replication has left behind on both sides, so that two of them can be compared."""
+
+
+class NotIdempotentError(AssertionError):
+    """A step that was carried out a second time changed something."""
+
+
+class ByHand:
+    """One VM's replication. Fields hold what the entity's state would hold; `again` says before each step whether to repeat it."""
+
+    def __init__(self, vm: Replicated, chunk_max_bytes: int, again: Callable[[], bool]) -> None:
+        world = vm.world
+        settings = load_settings(world.config_file, world.environment)
+        site, self._close = build_site(settings, SITE)
+        site = dataclasses.replace(site, chunk_max_bytes=chunk_max_bytes)
+        sites, targets = {SITE: site}, {TARGET: build_target(settings, TARGET)}
+        self.vm = vm
+        self.snapshots, self.transfers = Snapshots(sites), Transfer(sites)
+        self.applies, self.verification = Apply(targets), Verification(targets)
+        self._source_cleanup, self._target_cleanup = SourceCleanup(sites), TargetCleanup(targets)
+        self._again = again
+        checked = ActivityEnvironment().run(
+            SourceChecks(sites).check_source, CheckSourceInput(site.profile, vm.name, TargetProperties())
+        )
+        ref = ReplicationRef(INSTALLATION, SITE, TARGET, checked.instance_uuid, uuid.uuid4().hex[:16])
+        self.replication = Replication(ref, checked.vm_name, site.profile, checked.disks, checked.generation, checked.os_type)
+        self.state = EntityState()
+        self.repeated = 0
+
+    def close(self) -> None:
+        """Log out of vCenter."""
+        self._close()
+
+    @property
+    def world(self) -> World:
+        return self.vm.world
+
+    # --- steps ---
+
+    def do(self, step: Callable[[A], R], request: A) -> R:
+        """Carry out a step, and perhaps once more with the same input, which must not change anything."""
+        result = ActivityEnvironment().run(step, request)
+        if self._again():
+            self.repeated += 1
+            before = self.picture()
+            result = ActivityEnvironment().run(step, request)
+            after = self.picture()
+            changed = sorted(key for key in {*before, *after} if before.get(key) != after.get(key))
+            if changed:
+                raise NotIdempotentError(f"{step.__name__}, carried out twice, changed {changed}")
+        return result
+
+    def cut(self, step: Callable[[A], Any], request: A, operation: str, store: str, after: int) -> None:
+        """Start a step, and end it in the middle: after some requests to a store, the worker is told to shut down."""
+        control = self.world.blob_control
+        control.order(BlobFault(BlobAction.HOLD, operation=operation, account=ACCOUNTS[store], skip=after, count=_HOLD_MANY))
+        environment = ActivityEnvironment()
+        unexpected: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                environment.run(step, request)
+            except ApplicationError as error:
+                if error.type != ErrorKind.INTERRUPTED.value:
+                    unexpected.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        deadline = time.monotonic() + _HELD_WITHIN_S
+        while thread.is_alive() and not control.held() and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        environment.worker_shutdown()
+        thread.join()
+        control.clear_faults()
+        assert not unexpected, unexpected
+
+    def prepare(self) -> None:
+        """Do what enabling does."""
+        on = OnReplication(self.replication)
+        self.do(self.applies.prepare_target, on)
+        self.do(self.snapshots.prepare_source, on)
+        self.state.bases = tuple(DiskBase(disk.key, None, 0) for disk in self.replication.disks)
+
+    def begin(self, kind: CycleKind) -> tuple[str, BegunCycle]:
+        """Take a new cycle's snapshot and plan it."""
+        self.state.cycles_minted += 1
+        cycle_key = f"{self.state.cycles_minted}-{uuid.uuid4()}"
+        request = BeginCycleInput(self.replication, cycle_key, kind, self.state.bases, self.state.dirty)
+        return cycle_key, self.do(self.snapshots.begin_cycle, request)
+
+    def unsent(self, begun: BegunCycle) -> list[ChunkDisk]:
+        """Return what has to be sent of a cycle that has just begun."""
+        return [ChunkDisk(disk.disk_key, disk.plan, 0) for disk in begun.disks if disk.plan.segments]
+
+    def transfer_request(self, cycle_key: str, begun: BegunCycle, left: list[ChunkDisk]) -> TransferInput:
+        return TransferInput(self.replication, cycle_key, begun.snapshot, tuple(left))
+
+    def send(self, cycle_key: str, begun: BegunCycle, left: list[ChunkDisk]) -> tuple[tuple[SentChunk, ...], list[ChunkDisk]]:
+        """Send one chunk of each disk; return the chunks and what is left."""
+        chunks = self.do(self.transfers.transfer, self.transfer_request(cycle_key, begun, left)).chunks
+        reached = {chunk.disk_key: chunk.next_segment for chunk in chunks}
+        rest = [ChunkDisk(disk.disk_key, disk.plan, reached[disk.disk_key]) for disk in left]
+        return chunks, [disk for disk in rest if disk.first_segment < disk.plan.segments]
+
+    def mark_dirty(self, begun: BegunCycle) -> None:
+        """Note, before the first write, which areas may be written from now on."""
+        self.state.dirty += tuple((disk.disk_key, disk.plan) for disk in begun.disks if disk.plan.segments)
+
+    def apply_request(self, cycle_key: str, chunks: tuple[SentChunk, ...], kind: CycleKind) -> ApplyInput:
+        self.state.fence += 1
+        return ApplyInput(self.replication, cycle_key, self.state.fence, chunks, kind is CycleKind.INITIAL)
+
+    def apply(self, cycle_key: str, chunks: tuple[SentChunk, ...], kind: CycleKind) -> tuple[AppliedChunk, ...]:
+        """Apply one chunk of each disk under a new number."""
+        return self.do(self.applies.apply, self.apply_request(cycle_key, chunks, kind)).chunks
+
+    def verify(self, cycle_key: str, begun: BegunCycle, applied: tuple[AppliedChunk, ...]) -> None:
+        """Check an initial replication's chunks, and delete their log."""
+        self.do(self.verification.verify_chunks, VerifyChunksInput(self.replication, cycle_key, self.plans(begun), applied))
+
+    def plans(self, begun: BegunCycle) -> tuple[tuple[int, PlanRef], ...]:
+        return tuple((disk.disk_key, disk.plan) for disk in begun.disks)
+
+    def seal(
+        self, cycle_key: str, begun: BegunCycle, applied: tuple[AppliedChunk, ...], verified: tuple[tuple[int, int], ...] = ()
+    ) -> RecoveryPoint:
+        """Seal, verify, take the recovery point."""
+        self.state.fence += 1
+        plans = self.plans(begun)
+        request = SealInput(self.replication, cycle_key, begun.taken_at, self.state.fence, plans, applied, verified)
+        return self.do(self.verification.seal_cycle, request).point
+
+    def commit(self, begun: BegunCycle, point: RecoveryPoint) -> None:
+        """Write the new bases, then settle."""
+        capacities = {disk.key: disk.capacity_bytes for disk in self.replication.disks}
+        self.state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in begun.disks)
+        self.state.point, self.state.dirty = point, ()
+        self.state.cycles_committed += 1
+        self.do(self.verification.settle_cycle, SettleInput(self.replication, self.state))
+
+    def release(self) -> None:
+        self.do(self.snapshots.release_snapshot, OnReplication(self.replication))
+
+    def discard_logs(self) -> None:
+        self.do(self.verification.discard_logs, OnReplication(self.replication))
+
+    def clean(self) -> None:
+        """End the replication."""
+        self.do(self._source_cleanup.clean_source, CleanSourceInput(self.replication, True))
+        self.do(self._target_cleanup.clean_target, OnReplication(self.replication))
+
+    # --- oracles ---
+
+    def snapshot_bytes(self, begun: BegunCycle) -> list[bytes]:
+        """Return the source's disks as a cycle's snapshot froze them."""
+        frozen = []
+        for disk in self.vm.source.disks:
+            with tempfile.TemporaryDirectory(dir=self.world.directory) as folder:
+                dump = Path(folder) / "frozen.raw"
+                self.world.vcenter_control.dump(self.vm.source.moref, disk.key, dump, snapshot=begun.snapshot)
+                frozen.append(dump.read_bytes())
+        return frozen
+
+    def seeds(self, point: RecoveryPoint) -> list[bytes]:
+        """Return the replica as a recovery point has it."""
+        snapshots = dict(point.snapshots)
+        return [self._seed(disk.key, disk.capacity_bytes, snapshots[disk.key]) for disk in self.vm.source.disks]
+
+    def present_seeds(self) -> list[bytes]:
+        """Return the replica as it is now."""
+        return [self._seed(disk.key, disk.capacity_bytes, None) for disk in self.vm.source.disks]
+
+    def _seed(self, key: int, capacity_bytes: int, snapshot: str | None) -> bytes:
+        with self.vm.blobs("seed").get_blob_client(
+            seed_container(self.replication.ref), f"disk-{key}.vhd", snapshot=snapshot
+        ) as blob:
+            return blob.download_blob().readall()[:capacity_bytes]
+
+    def picture(self) -> World_:
+        """Return everything of this replication on both sides, by name: contents, metadata, numbers, snapshots, the VM."""
+        vm = self.world.vcenter_control.vm(self.vm.name)
+        seen: dict[str, object] = {
+            "snapshots": [(snapshot.moref, snapshot.name) for snapshot in vm.snapshots],
+            "configuration": (vm.change_tracking, vm.consolidation_needed, vm.power, vm.annotation, dict(vm.extra_config)),
+            "disks": [(disk.key, disk.file_name, disk.tracking_uuid) for disk in vm.disks],
+        }
+        ref = self.replication.ref
+        containers = {"log": log_container(ref), "gateway": gateway_container(ref), "seed": seed_container(ref)}
+        for store, name in containers.items():
+            with self.vm.blobs(store).get_container_client(name) as container:
+                try:
+                    for blob in container.list_blobs(include=["snapshots", "metadata"]):
+                        client = container.get_blob_client(blob.name, snapshot=blob.snapshot)
+                        content = blake3(client.download_blob().readall()).hexdigest()
+                        number = blob.page_blob_sequence_number
+                        seen[f"{name}/{blob.name}@{blob.snapshot or 'now'}"] = content, dict(blob.metadata or {}), number
+                except ResourceNotFoundError:
+                    seen[name] = "no container"
+        return seen
+
+
+def random_write(vm: Replicated, source: random.Random, largest_sectors: int) -> None:
+    """Have the guest write random data or zeros somewhere, often at a disk's very end."""
+    disk = source.randrange(len(vm.source.disks))
+    sectors = vm.source.disks[disk].capacity_bytes // 512
+    length = min(sectors, source.randint(1, largest_sectors))
+    offset = sectors - length if source.random() < 0.2 else source.randrange(sectors - length + 1)
+    data = bytes(length * 512) if source.random() < 0.3 else source.randbytes(length * 512)
+    vm.write(disk, offset * 512, data)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)

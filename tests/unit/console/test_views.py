@@ -1,0 +1,73 @@
+"""What people see of a replication, from what workflows and heartbeats say."""
+
+import io
+from datetime import UTC, datetime
+
+from rich.console import Console, RenderableType
+
+from console.live_progress import LiveStep, summed_up
+from console.output import local_time
+from console.views import Snapshot, replication_view, replications_table
+from deltaferry.model.errors import ErrorKind
+from deltaferry.model.states import HealthError, JobOutcome
+from deltaferry.model.units import MIB
+from workflows.messages import DiskView, MigrationResult, Refusal, StatusView
+
+AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+SENDING = LiveStep("transfer", "sending changed blocks", True, 1, 50 * MIB, 100 * MIB, 20 * MIB, 5.0 * MIB, 10.0)
+APPLYING = LiveStep("apply", "applying to the seed disks", True, 2, 10 * MIB, 40 * MIB, 0, 1.0 * MIB, 30.0, "the account throttles")
+SILENT = LiveStep("begin_cycle", "begin cycle", False, 1)
+
+
+def printed(view: RenderableType) -> str:
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(view)
+    return console.export_text()
+
+
+def a_status(**changes: object) -> StatusView:
+    values: dict[str, object] = {
+        "vm": "web-01", "site": "lab", "instance_uuid": "5021", "replication_id": "00", "replication_state": "Delta sync",
+        "migration_state": "Migration failed", "activity": "the migration failed", "percent": None, "last_recovery_point": AT,
+        "next_cycle_at": None, "predicted_downtime_s": 90.0, "cycles_committed": 3, "delta_bytes_sent": 5 * MIB, "verified_blocks": 80,
+        "initial": (), "job_id": None, "health": (), "allowed": ("pause", "stop"), "last_refused": None, "migration": None, "migrated_at": None,
+    }  # fmt: skip
+    return StatusView(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_transfer_moves_the_bar_between_what_is_verified_and_all() -> None:
+    progress = summed_up(40.0, [APPLYING, SENDING])
+    assert (progress.percent, progress.bytes_done, progress.eta_s) == (70.0, 50 * MIB, 10.0)
+
+
+def test_applying_behind_the_transfer_does_not_move_an_initial_replications_bar() -> None:
+    assert summed_up(40.0, [APPLYING]).percent == 40.0
+
+
+def test_a_delta_cycle_shows_the_step_that_has_numbers() -> None:
+    assert summed_up(None, [SILENT, APPLYING]).percent == 25.0
+    assert summed_up(None, [SILENT]).percent is None
+    assert summed_up(None, []).steps == ()
+
+
+def test_a_replication_shows_bars_health_refusals_and_its_migration() -> None:
+    error = HealthError(ErrorKind.AZURE_QUOTA, "No cores left.", "The quota.", "Ask for more.", False, AT)
+    migration = MigrationResult(JobOutcome.FAILED, None, None, (("import disks", 12.5),), ("Powered off [hard].",), True, (), error)
+    status = a_status(health=(error,), last_refused=Refusal("resume", "Not paused.", AT), migration=migration, warnings=("It costs money.",))
+    disks = (DiskView(2000, "Hard disk 1", 8 * MIB, True, 4 * MIB, None, (MIB, 0)),)
+    text = printed(replication_view(Snapshot("vm/lab/5021", status, disks, (), summed_up(None, [SENDING, APPLYING, SILENT]))))
+    for expected in (
+        "50 MiB of 100 MiB, 20 MiB sent", "5.0 MiB/s, 10 s left", "attempt 2, the account throttles", "waits for a worker",
+        "AzureQuota at", "No cores left.", "Ask for more. It waits for you.", "Last refused request: resume", "Not paused.",
+        "Migration: Failed", "import disks  12.5 s", "Powered off [hard].", "It costs money.", "1 min 30 s", "50 %", "pause, stop",
+    ):  # fmt: skip
+        assert expected in text
+
+
+def test_times_are_local_and_name_their_zone() -> None:
+    assert local_time(AT) == AT.astimezone().strftime("%Y-%m-%d %H:%M:%S %Z")
+    assert local_time(None, "none yet") == "none yet"
+
+
+def test_an_empty_list_says_how_to_begin() -> None:
+    assert "deltaferry enable" in printed(replications_table([]))
