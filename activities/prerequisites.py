@@ -33,6 +33,7 @@ class SourceChecks:
             target_name=request.target.vm_name or vm.name,
             installation=request.profile.installation,
             declared_os=request.target.os_type,
+            missing_privileges=site.hypervisor.missing_privileges(vm.instance_uuid),
             datastores=site.hypervisor.datastore_space(vm.instance_uuid),
         )
         return CheckedSource(

@@ -34,6 +34,9 @@ class Hypervisor(Protocol):
     def read_vm(self, instance_uuid: str) -> SourceVm:
         """Return a VM as it is now. Raises VM_NOT_FOUND."""
 
+    def missing_privileges(self, instance_uuid: str) -> tuple[str, ...]:
+        """Return the ids of the privileges that the site's user needs on the VM and does not have."""
+
     def write_claim(self, instance_uuid: str, claim: Claim | None, *, expected: Claim | None) -> None:
         """Set or remove the VM's claim if it is `expected` (or already `claim`); else raise ALREADY_PROTECTED, naming the holder."""
 

@@ -160,6 +160,7 @@ async def release_snapshot(replication: Replication) -> None:
         queue=names.vsphere_queue(replication.ref.site),
         limits=RELEASE,
         summary="remove snapshot, consolidate",
+        aside=True,
     )
 
 

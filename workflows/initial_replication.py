@@ -31,7 +31,7 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.policies import VERIFY
     from workflows.reporting import ReportingJob, report_once
-    from workflows.steps import failure_of, health_error, perform, require_carried
+    from workflows.steps import cancellation_kept, failure_of, health_error, perform, require_carried
 
 _LOST_SNAPSHOTS = 20
 """After so many snapshots lost in a row without progress the copy is given up: something removes them."""
@@ -92,7 +92,8 @@ class InitialReplication(ReportingJob):
                 lost = 0 if progressed else lost + 1
                 if failure_of(error).kind is not ErrorKind.SNAPSHOT_LOST or lost > _LOST_SNAPSHOTS:
                     raise
-                await self._let_go()
+                with cancellation_kept():
+                    await self._let_go()
                 continue
             return await self._finish(held)
 
@@ -251,7 +252,8 @@ class InitialReplication(ReportingJob):
         )
         workflow.set_current_details(f"{'waiting for slots' if self._queued else f'{progress.percent} % copied and verified'}")
         try:
-            await workflow.get_external_workflow_handle(self._entity_id).signal(names.JOB_PROGRESSED, progress)
+            with cancellation_kept():
+                await workflow.get_external_workflow_handle(self._entity_id).signal(names.JOB_PROGRESSED, progress)
         except FailureError:
             workflow.logger.warning("the replication does not run; it learns of this when it is adopted")
 

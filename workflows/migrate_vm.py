@@ -34,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policies import ASK, AZURE, POWER
     from workflows.presenting import predicted_downtime
     from workflows.reporting import ReportingJob, report_once
-    from workflows.steps import failure_of, health_error, perform, require_carried
+    from workflows.steps import cancellation_kept, failure_of, health_error, perform, require_carried
 
 T = TypeVar("T")
 
@@ -184,7 +184,8 @@ class MigrateVm(ReportingJob):
         while request_id not in self._answers:
             self._entity_adopted = False
             try:
-                await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.CYCLE_REQUESTED, wanted)
+                with cancellation_kept():
+                    await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.CYCLE_REQUESTED, wanted)
             except FailureError:
                 workflow.logger.warning("the replication does not run; this migration waits until it is adopted")
             await workflow.wait_condition(lambda: request_id in self._answers or self._entity_adopted)

@@ -55,7 +55,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policies import ASK, CYCLES_PER_RUN, POWER, PREPARE, SETTLE
     from workflows.presenting import KEPT_CYCLES, details, disk_views, status_view
     from workflows.reporting import is_running
-    from workflows.steps import failure_of, health_error, perform, refusal, require_carried
+    from workflows.steps import cancellation_kept, failure_of, health_error, perform, refusal, require_carried
 
 _R, _M = ReplicationState, MigrationState
 _CYCLES_RUN_IN = frozenset({_R.DELTA_SYNC, _R.RESUME_QUEUED, _R.RESUME_IN_PROGRESS})
@@ -144,8 +144,9 @@ class ReplicateVm(ReplicationCommands):
 
     @workflow.signal(name=names.CYCLE_REQUESTED, description="Sent by a migration: it asks for a cycle.")
     def cycle_requested(self, wanted: CycleWanted) -> None:
-        """Note that a child waits for a cycle."""
-        self._wanted.append(wanted)
+        """Note that a migration waits for a cycle."""
+        if all(known.request_id != wanted.request_id for known in self._wanted):
+            self._wanted.append(wanted)
 
     @workflow.signal(name=names.JOB_PROGRESSED, description="Sent by the initial replication.")
     def job_progressed(self, progress: InitialProgress) -> None:
@@ -201,11 +202,14 @@ class ReplicateVm(ReplicationCommands):
         if not self._state.prepared:
             await self._prepare()
         if self._state.point is None and self._ending is None:
-            await self._initial_replication()
-        if self._state.migration_state is _M.MIGRATION_IN_PROGRESS:
-            await self._take_up_migration()
+            with cancellation_kept():
+                await self._initial_replication()
+        if self._state.migration_state is _M.MIGRATION_IN_PROGRESS and not await self._take_up(self._state.job_id or ""):
+            self._note_migration(JobReport(self._state.job_id or ""))
+            await self._settle()
         while self._ending is None:
-            await self._next()
+            with cancellation_kept():
+                await self._next()
         await self._end(*self._ending)
 
     def _refuse_foreign_start(self) -> None:
@@ -314,6 +318,8 @@ class ReplicateVm(ReplicationCommands):
             await self._roll_back()
         elif self._continue_after_migration:
             await self._replicate_again()
+        elif self._wanted:  # of a migration that this run does not know: it was reset
+            await self._take_up(self._wanted[0].requester)
         elif s.migration_state is _M.MIGRATION_QUEUED:
             await self._migrate()
         elif s.replication_state is _R.PAUSE_IN_PROGRESS:
@@ -434,6 +440,7 @@ class ReplicateVm(ReplicationCommands):
             self._ending is not None
             or self._rollback
             or self._continue_after_migration
+            or bool(self._wanted)
             or s.migration_state is _M.MIGRATION_QUEUED
             or s.replication_state is _R.PAUSE_IN_PROGRESS
             or self._cycle_is_due()
@@ -462,13 +469,17 @@ class ReplicateVm(ReplicationCommands):
         self._note_migration(report)
         await self._settle()
 
-    async def _take_up_migration(self) -> None:
-        """Serve a migration that a run of ours, terminated since, had started; if it does not run any more, it failed."""
-        job_id = self._state.job_id or ""
+    async def _take_up(self, job_id: str) -> bool:
+        """Serve a migration that was started before this run was adopted or reset; return whether it runs."""
+        self._wanted.clear()  # it asks again for what it still waits for
+        if not await is_running(job_id):
+            return False
+        s = self._state
+        s.job_id, s.migration_state = job_id, _M.MIGRATION_IN_PROGRESS
         self._say("taking up the migration that was under way")
-        report = await self._serve_job(job_id, None, cut_by_stop=False) if await is_running(job_id) else JobReport(job_id)
-        self._note_migration(report)
+        self._note_migration(await self._serve_job(job_id, None, cut_by_stop=False))
         await self._settle()
+        return True
 
     def _note_migration(self, report: JobReport) -> None:
         """Take over how a migration ended."""
@@ -571,7 +582,8 @@ class ReplicateVm(ReplicationCommands):
                 await _cancel(job_id)
             if self._wanted:
                 wanted = self._wanted.pop(0)
-                record, failure = await self._cycle(wanted.kind, wanted)
+                with cancellation_kept():
+                    record, failure = await self._cycle(wanted.kind, wanted)
                 ended = "committed for the migration" if failure is None else "failed; the migration ends here"
                 self._remember(dataclasses.replace(record, decision=ended))
                 continue

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
@@ -22,24 +22,25 @@ R = TypeVar("R")
 
 @overload
 async def perform(
-    step: Callable[[Any, A], Awaitable[R]], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None
+    step: Callable[[Any, A], Awaitable[R]], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None, aside: bool = False
 ) -> R: ...
 
 
 @overload
 async def perform(
-    step: Callable[[Any, A], R], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None
+    step: Callable[[Any, A], R], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None, aside: bool = False
 ) -> R: ...
 
 
 async def perform(
-    step: Callable[[Any, A], Any], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None
+    step: Callable[[Any, A], Any], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None, aside: bool = False
 ) -> Any:
     """Run an activity under a step's limits. `summary` is what the Temporal UI's timeline shows.
 
     A cancellation is passed on to the activity and its end awaited, so that nothing of it still runs behind us.
+    `aside`: the step runs beside the procedure, in a task of its own, and ends as it ends.
     """
-    with cancellation_kept():
+    with nullcontext() if aside else cancellation_kept():
         return await workflow.execute_activity_method(
             step,
             request,

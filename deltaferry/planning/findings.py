@@ -8,6 +8,7 @@ class FindingCode(StrEnum):
     """What a finding is about; programs branch on it, people read the cause."""
 
     ALREADY_PROTECTED = "AlreadyProtected"
+    VSPHERE_PRIVILEGES = "VspherePrivileges"
     POWERED_OFF = "PoweredOff"
     SUSPENDED = "Suspended"
     HARDWARE_VERSION = "HardwareVersion"

@@ -47,6 +47,8 @@ class CheckFacts:
     """The operator's declaration, for a guest that vSphere does not know: a guest id, `Other Linux (64-bit)`, or `Linux`."""
     max_data_disks: int | None = None
     """How many data disks the target size takes; None if that is not known."""
+    missing_privileges: tuple[str, ...] = ()
+    """Ids of the vSphere privileges that the site's user lacks on the VM."""
     datastores: tuple[DatastoreSpace, ...] = ()
     expected_growth_bytes: tuple[tuple[str, int], ...] = ()
     """(datastore, bytes that the VM's snapshots will grow by on it)."""
@@ -74,6 +76,16 @@ def _claim(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
             FindingCode.ALREADY_PROTECTED,
             f"{vm.name} is claimed by replication {vm.claim.replication_id} of {holder}.",
             "Use that replication, or stop it first.",
+        )
+
+
+def _privileges(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
+    if facts.missing_privileges:
+        yield _error(
+            FindingCode.VSPHERE_PRIVILEGES,
+            f"The site's vSphere user lacks {count_text(len(facts.missing_privileges), 'privilege')} on {vm.name}: "
+            f"{', '.join(facts.missing_privileges)}.",
+            "Grant them to the user's role on the VM, or on a folder above it.",
         )
 
 
@@ -259,5 +271,5 @@ def _datastores(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[SourceVm, CheckFacts], Iterator[Finding]], ...] = (
-    _claim, _power, _change_tracking, _disks, _boot, _guest, _target, _datastores,
+    _claim, _privileges, _power, _change_tracking, _disks, _boot, _guest, _target, _datastores,
 )  # fmt: skip

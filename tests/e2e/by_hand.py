@@ -7,7 +7,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +22,7 @@ from activities.snapshots import Snapshots
 from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.naming import gateway_container, log_container, seed_container
+from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicationRef
 from lab.configuration import ACCOUNTS, INSTALLATION
 from lab.control_client import BlobAction, BlobFault
@@ -58,8 +57,8 @@ _HOLD_MANY = 10_000
 _POLL_S = 0.02
 _HELD_WITHIN_S = 30.0
 
-World_ = Mapping[str, object]
-"""All that a replication has left behind on both sides, so that two of them can be compared."""
+NO_CONTAINER = "no container"
+"""What a picture says of a container that is not there."""
 
 
 class NotIdempotentError(AssertionError):
@@ -80,6 +79,7 @@ class ByHand:
         self.applies, self.verification = Apply(targets), Verification(targets)
         self._source_cleanup, self._target_cleanup = SourceCleanup(sites), TargetCleanup(targets)
         self._again = again
+        self._stores = {store: vm.blobs(store) for store in ACCOUNTS}
         checked = ActivityEnvironment().run(
             SourceChecks(sites).check_source, CheckSourceInput(site.profile, vm.name, TargetProperties())
         )
@@ -89,8 +89,10 @@ class ByHand:
         self.repeated = 0
 
     def close(self) -> None:
-        """Log out of vCenter."""
+        """Log out of vCenter, and close the connections to the stores."""
         self._close()
+        for client in self._stores.values():
+            client.close()
 
     @property
     def world(self) -> World:
@@ -232,13 +234,15 @@ class ByHand:
         return [self._seed(disk.key, disk.capacity_bytes, None) for disk in self.vm.source.disks]
 
     def _seed(self, key: int, capacity_bytes: int, snapshot: str | None) -> bytes:
-        with self.vm.blobs("seed").get_blob_client(
-            seed_container(self.replication.ref), f"disk-{key}.vhd", snapshot=snapshot
-        ) as blob:
-            return blob.download_blob().readall()[:capacity_bytes]
+        blob = self._stores["seed"].get_blob_client(seed_container(self.replication.ref), seed_name(key), snapshot=snapshot)
+        return blob.download_blob().readall()[:capacity_bytes]
 
-    def picture(self) -> World_:
-        """Return everything of this replication on both sides, by name: contents, metadata, numbers, snapshots, the VM."""
+    def picture(self) -> Mapping[str, object]:
+        """Return all that this replication has on both sides, by name.
+
+        Segments and blob snapshots are write-once, so their ETag says enough; of all else the content counts, since a
+        step may well write again what is there.
+        """
         vm = self.world.vcenter_control.vm(self.vm.name)
         seen: dict[str, object] = {
             "snapshots": [(snapshot.moref, snapshot.name) for snapshot in vm.snapshots],
@@ -248,15 +252,15 @@ class ByHand:
         ref = self.replication.ref
         containers = {"log": log_container(ref), "gateway": gateway_container(ref), "seed": seed_container(ref)}
         for store, name in containers.items():
-            with self.vm.blobs(store).get_container_client(name) as container:
-                try:
-                    for blob in container.list_blobs(include=["snapshots", "metadata"]):
-                        client = container.get_blob_client(blob.name, snapshot=blob.snapshot)
-                        content = blake3(client.download_blob().readall()).hexdigest()
-                        number = blob.page_blob_sequence_number
-                        seen[f"{name}/{blob.name}@{blob.snapshot or 'now'}"] = content, dict(blob.metadata or {}), number
-                except ResourceNotFoundError:
-                    seen[name] = "no container"
+            container = self._stores[store].get_container_client(name)
+            try:
+                for blob in container.list_blobs(include=["snapshots", "metadata"]):
+                    once = store == "log" or blob.snapshot is not None
+                    content = blob.etag if once else blake3(container.download_blob(blob.name).readall()).hexdigest()
+                    present = content, dict(blob.metadata or {}), blob.page_blob_sequence_number
+                    seen[f"{name}/{blob.name}@{blob.snapshot or 'now'}"] = present
+            except ResourceNotFoundError:
+                seen[name] = NO_CONTAINER
         return seen
 
 
@@ -268,7 +272,3 @@ def random_write(vm: Replicated, source: random.Random, largest_sectors: int) ->
     offset = sectors - length if source.random() < 0.2 else source.randrange(sectors - length + 1)
     data = bytes(length * 512) if source.random() < 0.3 else source.randbytes(length * 512)
     vm.write(disk, offset * 512, data)
-
-
-def now() -> datetime:
-    return datetime.now(UTC)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.units import MIB, SECTOR
 from lab.vcenter.control import VcenterControl
-from tests.e2e.by_hand import ByHand, random_write
+from tests.e2e.by_hand import NO_CONTAINER, ByHand, random_write
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
 from workflows.messages import BegunCycle, SentChunk
@@ -88,7 +88,7 @@ def secrets(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @settings(
-    max_examples=4,
+    max_examples=3,
     deadline=None,
     database=None,
     print_blob=True,
@@ -243,5 +243,5 @@ class Play:
         assert [snapshot.moref for snapshot in vm.snapshots] == self._strangers
         assert not vm.change_tracking
         assert not any(vm.extra_config.values())
-        left = {name for name, value in self._hand.picture().items() if value == "no container"}
+        left = {name for name, value in self._hand.picture().items() if value == NO_CONTAINER}
         assert len(left) == 3

@@ -59,10 +59,12 @@ class Running:
     handle: WorkflowHandle[Any, Any]
 
     async def status(self) -> StatusView:
-        return await self.handle.query("status", result_type=StatusView)
+        view: StatusView = await self.handle.query("status", result_type=StatusView)
+        return view
 
     async def cycles(self) -> list[CycleRecord]:
-        return await self.handle.query("cycles", result_type=list[CycleRecord])
+        records: list[CycleRecord] = await self.handle.query("cycles", result_type=list[CycleRecord])
+        return records
 
     async def until(self, condition: Callable[[StatusView], bool], what: str) -> StatusView:
         """Return the first status that fulfils a condition."""
@@ -113,7 +115,8 @@ class Running:
         arguments = [] if argument is None else [argument]
         while True:
             try:
-                return await self.handle.execute_update(operation, args=arguments, result_type=str)
+                answer: str = await self.handle.execute_update(operation, args=arguments, result_type=str)
+                return answer
             except RPCError as error:
                 if error.status is not RPCStatusCode.FAILED_PRECONDITION:
                     raise
@@ -144,7 +147,8 @@ class Running:
         """Wait for the replication's end; return how it ended."""
         handle = self.client.get_workflow_handle(self.workflow_id, result_type=EndResult)
         async with asyncio.timeout(_PATIENCE_S):
-            return await handle.result()
+            result: EndResult = await handle.result()
+        return result
 
     async def events(self) -> list[HistoryEvent]:
         """Return the events of the current run."""
@@ -202,13 +206,14 @@ class Bench:
     async def adopt(self, vm: str | None = None) -> AdoptResult:
         """Adopt the site's replications, or one VM's."""
         request = {"site": self.site} if vm is None else {"site": self.site, "vm": self.name_of(vm)}
-        return await self.client.execute_workflow(
+        result: AdoptResult = await self.client.execute_workflow(
             names.ADOPT_REPLICATIONS,
             request,
             id=f"adopt-{self.site}-{vm}-{len(self.started)}",
             task_queue=names.CONTROL_QUEUE,
             result_type=AdoptResult,
         )
+        return result
 
     async def start(self, kind: str, *arguments: object, suffix: str) -> WorkflowHandle[Any, Any]:
         """Start any workflow type, as the Temporal UI's form does."""
@@ -223,14 +228,16 @@ class Bench:
 
     async def slots(self) -> SlotsState:
         """Return the arbiter's state."""
-        return await self.arbiter.query("status", result_type=SlotsState)
+        state: SlotsState = await self.arbiter.query("status", result_type=SlotsState)
+        return state
 
     async def until_no_leases(self, holder: str) -> None:
         """Wait until a holder neither has a lease nor waits for one."""
 
         async def none_left() -> bool:
             state = await self.slots()
-            return all(held.wanted.holder != holder for held in (*state.leases, *state.waiting))
+            known = [held.wanted for held in state.leases] + [waiting.wanted for waiting in state.waiting]
+            return all(wanted.holder != holder for wanted in known)
 
         await eventually(none_left, f"no lease of {holder}")
 

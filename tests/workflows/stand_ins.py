@@ -88,6 +88,8 @@ class Hold:
 
     activity: str
     vm: str | None
+    deaf: bool = False
+    """Without a heartbeat, so that no cancellation reaches it."""
     _reached: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -104,7 +106,8 @@ class Hold:
         """Wait inside an activity until released, or cancelled."""
         self._reached.set()
         while not self._released.is_set():
-            activity.heartbeat()
+            if not self.deaf:
+                activity.heartbeat()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_BEAT_S):
                     await self._released.wait()
@@ -163,9 +166,9 @@ class World:
         """Fail the next calls of an activity, for good each: as if its own retries were used up. `skip` calls pass first."""
         self._failures[step].extend(Failure(kind, message, number, skip if index == 0 else 0) for index in range(times))
 
-    def hold(self, step: str, vm: str | None = None) -> Hold:
-        """Hold the calls of an activity (of one VM, if given) from now on until released."""
-        hold = Hold(step, vm)
+    def hold(self, step: str, vm: str | None = None, *, deaf: bool = False) -> Hold:
+        """Hold the calls of an activity (of one VM, if given) from now on until released; a deaf one hears no cancellation."""
+        hold = Hold(step, vm, deaf)
         self._holds.append(hold)
         return hold
 

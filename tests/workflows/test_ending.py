@@ -1,6 +1,8 @@
+from temporalio.api.enums.v1 import EventType
+
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
-from tests.workflows.site_bench import Bench, Running
+from tests.workflows.site_bench import Bench, Running, eventually
 from workflows.messages import CleanSourceInput
 
 
@@ -13,7 +15,6 @@ async def _ends_clean(bench: Bench, running: Running) -> None:
     assert bench.world.records == {}
     for holder in (running.workflow_id, f"{running.workflow_id}/initial/1"):
         await bench.until_no_leases(holder)
-    bench.profile()
     again = await bench.enable()
     assert again.workflow_id == running.workflow_id
     await again.until(lambda v: v.vm == running.vm and v.replication_state != ReplicationState.NONE, "a second replication")
@@ -39,6 +40,24 @@ async def test_stop_of_a_running_initial_replication_cuts_it(bench: Bench) -> No
     assert bench.world.order(["begin_cycle", "release_snapshot", "clean_source"]) == ["begin_cycle", "release_snapshot", "clean_source"]
     hold.release()
     await _ends_clean(bench, running)
+
+
+async def test_stop_cuts_an_initial_replication_although_its_present_step_ends_well(bench: Bench) -> None:
+    hold = bench.world.hold("begin_cycle", deaf=True)
+    running = await bench.enable()
+    await hold.reached()
+    await running.update("stop")
+
+    async def cancel_requested() -> bool:
+        events = bench.client.get_workflow_handle(f"{running.workflow_id}/initial/1").fetch_history_events()
+        return any([event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED async for event in events])
+
+    await eventually(cancel_requested, "a request to cancel the copy")
+    hold.release()
+    result = await running.ended()
+    assert result.outcome is JobOutcome.SUCCEEDED
+    assert bench.world.count("transfer") == 0
+    assert bench.world.snapshots == {}
 
 
 async def test_stop_of_a_failed_initial_replication(bench: Bench) -> None:

@@ -25,6 +25,19 @@ async def test_cancel_during_a_cycle_leaves_no_snapshot_and_no_slots(bench: Benc
     await bench.until_no_leases(running.workflow_id)
 
 
+async def test_cancel_is_not_forgotten_where_the_present_step_ends_well(bench: Bench) -> None:
+    hold = bench.world.hold("begin_cycle", deaf=True)
+    running = await bench.replicated(due=True)
+    await hold.reached()
+    await running.handle.cancel()
+    hold.release()
+    with pytest.raises(WorkflowFailureError):
+        await running.ended()
+    assert bench.world.count("transfer") == 0
+    assert bench.world.snapshots == {}
+    await bench.until_no_leases(running.workflow_id)
+
+
 async def test_cancel_while_waiting_for_slots_takes_the_request_back(bench: Bench) -> None:
     bench.profile(disks_per_appliance=0)
     running = await bench.replicated(due=True)

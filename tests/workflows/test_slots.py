@@ -1,11 +1,9 @@
-from datetime import UTC, datetime
-
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, eventually
-from tests.workflows.stand_ins import APPLIANCE, BeginCycleInput
+from tests.workflows.stand_ins import APPLIANCE
 from workflows import names
-from workflows.messages import SiteProfile, SlotsGranted, SlotsWanted
+from workflows.messages import BeginCycleInput, SlotsWanted
 
 
 async def _has_lease(bench: Bench, holder: str) -> None:
@@ -115,23 +113,3 @@ async def test_a_replication_whose_arbiter_dies_during_a_cycle_finishes_it(bench
     hold.release()
     view = await running.until_committed(2)
     assert view.health == ()
-
-
-async def test_a_grant_brings_the_site_s_settings_of_now(bench: Bench) -> None:
-    running = await bench.replicated()
-    changed = SiteProfile(**{**_fields(bench.world.profile), "disks_per_host": 3})
-    hold = bench.world.hold("begin_cycle")
-    await running.update("pause")
-    await running.update("resume")
-    await hold.reached()
-    late = SlotsGranted("nobody's", "lease", changed)
-    await running.handle.signal(names.SLOTS_GRANTED, late)
-    hold.release()
-    await running.until_committed(2)
-    profile = bench.world.records.popitem()[1].state.profile
-    assert profile == bench.world.profile, "a grant that was given back changes nothing"
-    assert datetime.now(UTC) > (await running.cycles())[-1].ended_at
-
-
-def _fields(profile: SiteProfile) -> dict[str, object]:
-    return {name: getattr(profile, name) for name in SiteProfile.__dataclass_fields__}

@@ -88,6 +88,13 @@ def test_another_installation_is_named() -> None:
     assert "another installation, 'other'" in finding.cause
 
 
+def test_every_privilege_that_is_missing_is_named() -> None:
+    lacking = replace(FACTS, missing_privileges=("VirtualMachine.State.CreateSnapshot", "VirtualMachine.Config.ChangeTracking"))
+    (finding,) = errors(check(VM, lacking))
+    assert finding.code is F.VSPHERE_PRIVILEGES
+    assert "VirtualMachine.State.CreateSnapshot, VirtualMachine.Config.ChangeTracking" in finding.cause
+
+
 def test_power_and_tools_are_told() -> None:
     assert codes(replace(VM, tools_running=False), severity=Severity.WARNING) == [F.TOOLS_NOT_RUNNING]
     off = replace(VM, tools_running=False, power=PowerState.OFF)
