@@ -54,6 +54,11 @@ def ownership_tags(ref: ReplicationRef) -> dict[str, str]:
     return {"deltaferry-installation": ref.installation, "deltaferry-replication": ref.replication_id}
 
 
+def _job_tags(ref: ReplicationRef, job: str) -> dict[str, str]:
+    """Return the tags of what one migration makes; an input of before jobs were named has none."""
+    return ownership_tags(ref) | ({"deltaferry-migration": job} if job else {})
+
+
 def disk_name(vm_name: str, disk_key: int, *, is_boot: bool) -> str:
     """Return a managed disk's name."""
     return f"{vm_name}-os" if is_boot else f"{vm_name}-data-{disk_key}"
@@ -77,7 +82,7 @@ class TargetVmActivities:
         target = self._targets[ref.target]
         vm = resolve(request.target, target.defaults, request.replication.vm_name)
         container = seed_container(ref)
-        tags = {**request.target.tags, **ownership_tags(ref)}
+        tags = {**request.target.tags, **_job_tags(ref, request.job)}
         imported = []
         for disk in request.replication.disks:
             name = seed_name(disk.key)
@@ -118,7 +123,7 @@ class TargetVmActivities:
             license_type=vm.license_type,
         )
         created = target.cloud.create_vm(
-            vm.resource_group, spec, {**request.target.tags, **ownership_tags(ref)}, beats.beat
+            vm.resource_group, spec, {**request.target.tags, **_job_tags(ref, request.job)}, beats.beat
         )
         return CreatedVm(created.resource_id)
 
@@ -131,4 +136,4 @@ class TargetVmActivities:
         target = self._targets[ref.target]
         vm = resolve(request.target, target.defaults, request.replication.vm_name)
         names = [disk_name(vm.name, disk.key, is_boot=disk.is_boot) for disk in request.replication.disks]
-        target.cloud.delete_vm(vm.resource_group, vm.name, names, ownership_tags(ref), beats.beat)
+        target.cloud.delete_vm(vm.resource_group, vm.name, names, _job_tags(ref, request.job), beats.beat)

@@ -12,6 +12,7 @@ from deltaferry.model.units import BLOCK
 from lab.world import World
 
 _OUR_TAG = "deltaferry-replication"
+_OUR_TAGS = (_OUR_TAG, "deltaferry-migration")
 _OUR_CONTAINERS = "df-"
 _OUR_SNAPSHOTS = "df/"
 _STORES = ("log", "gateway", "seed")
@@ -44,7 +45,7 @@ def first_difference(source: Path, target: Path, size_bytes: int) -> Difference 
 def target_disks(world: World, vm_id: str) -> tuple[tuple[str, Path, int], ...]:
     """Return the managed disks that were imported with a VM, by resource id: the OS disk first, then the data disks by key."""
     tags = next(r.tags for r in world.arm_control.resources("virtualmachines") if r.id.lower() == vm_id.lower())
-    found = [r for r in world.arm_control.resources("disks") if r.tags.get(_OUR_TAG) == tags[_OUR_TAG]]
+    found = [r for r in world.arm_control.resources("disks") if all(r.tags.get(tag) == tags.get(tag) for tag in _OUR_TAGS)]
     found.sort(key=lambda disk: (not disk.id.endswith("-os"), int(disk.id.rpartition("-")[2]) if disk.id[-1].isdigit() else 0))
     files = ((disk.id, world.arm_control.disk_file(disk.id)) for disk in found)
     return tuple((disk_id, file.path, file.size_bytes) for disk_id, file in files)

@@ -38,8 +38,7 @@ class SlotHolder:
             placement=placement,
         )
         try:
-            with cancellation_kept():
-                grant = await self._wait_for_grant(profile, wanted)
+            grant = await self._wait_for_grant(profile, wanted)
         except asyncio.CancelledError:
             await self.release(profile)
             raise
@@ -47,9 +46,13 @@ class SlotHolder:
 
     async def _wait_for_grant(self, profile: SiteProfile, wanted: SlotsWanted) -> SlotsGranted:
         while self._grant is None:
-            await self._send(profile, names.SLOTS_REQUESTED, wanted)
+            with cancellation_kept():
+                await self._send(profile, names.SLOTS_REQUESTED, wanted)
             try:
-                await workflow.wait_condition(lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots")
+                with cancellation_kept():
+                    await workflow.wait_condition(
+                        lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
+                    )
             except TimeoutError:
                 continue
         return self._grant

@@ -728,6 +728,8 @@ class ImportInput:
     replication: Replication
     target: TargetProperties
     seal: int
+    job: str = ""
+    """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -744,6 +746,8 @@ class CreateVmInput:
     replication: Replication
     target: TargetProperties
     disks: tuple[tuple[int, str], ...]
+    job: str = ""
+    """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -759,6 +763,8 @@ class DeleteTargetInput:
 
     replication: Replication
     target: TargetProperties
+    job: str = ""
+    """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
 
 
 @dataclass(frozen=True, slots=True)

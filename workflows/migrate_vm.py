@@ -66,6 +66,7 @@ class MigrateVm(ReportingJob):
         self._phases: list[tuple[str, float]] = []
         self._shut_down = start.source_off_by_us
         self._shut_down_at: datetime | None = None
+        self._job = workflow.info().first_execution_run_id
         self._made_in_azure = False
         self._information: list[str] = []
 
@@ -199,7 +200,7 @@ class MigrateVm(ReportingJob):
         self._made_in_azure = True
         imported = await perform(
             TargetVmActivities.import_disks,
-            ImportInput(self._replication, self._start.target, seal),
+            ImportInput(self._replication, self._start.target, seal, self._job),
             queue=names.azure_queue(self._replication.ref.target),
             limits=AZURE,
             summary=f"import {len(self._replication.disks)} seed disks",
@@ -210,7 +211,7 @@ class MigrateVm(ReportingJob):
     async def _create(self, disks: tuple[tuple[int, str], ...]) -> str:
         created = await perform(
             TargetVmActivities.create_target_vm,
-            CreateVmInput(self._replication, self._start.target, disks),
+            CreateVmInput(self._replication, self._start.target, disks, self._job),
             queue=names.azure_queue(self._replication.ref.target),
             limits=AZURE,
             summary="create NIC and VM",
@@ -237,7 +238,7 @@ class MigrateVm(ReportingJob):
             try:
                 await perform(
                     TargetVmActivities.delete_target,
-                    DeleteTargetInput(self._replication, self._start.target),
+                    DeleteTargetInput(self._replication, self._start.target, self._job),
                     queue=names.azure_queue(self._replication.ref.target),
                     limits=AZURE,
                     summary="delete what the failed migration made",

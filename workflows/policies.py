@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from temporalio.common import Priority, RetryPolicy
 
+from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 
 
@@ -23,12 +24,13 @@ class Step:
     retry: RetryPolicy
 
 
-def _retry(*, initial_s: float, maximum_s: float, attempts: int = 0) -> RetryPolicy:
+def _retry(*, initial_s: float, maximum_s: float, attempts: int = 0, but_not: tuple[ErrorKind, ...] = ()) -> RetryPolicy:
     return RetryPolicy(
         initial_interval=timedelta(seconds=initial_s),
         backoff_coefficient=2.0,
         maximum_interval=timedelta(seconds=maximum_s),
         maximum_attempts=attempts,
+        non_retryable_error_types=[kind.value for kind in but_not],
     )
 
 
@@ -39,9 +41,14 @@ ASK = Step(
     heartbeat=None,
     schedule_to_start=timedelta(minutes=2),
     schedule_to_close=timedelta(minutes=10),
-    retry=_retry(initial_s=1, maximum_s=10, attempts=5),
+    retry=_retry(
+        initial_s=1,
+        maximum_s=10,
+        attempts=5,
+        but_not=(ErrorKind.VSPHERE_LOGIN_REJECTED, ErrorKind.AZURE_LOGIN_REJECTED, ErrorKind.STORE_ACCESS_DENIED),
+    ),
 )
-"""A short reading on behalf of a person who waits for the answer: no worker or no answer fails soon."""
+"""A short reading on behalf of a person who waits for the answer: no worker, no answer or a refused credential fails soon."""
 
 PREPARE = Step(
     start_to_close=timedelta(minutes=20),

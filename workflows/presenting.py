@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState
 from deltaferry.planning.downtime import predict
-from deltaferry.planning.phrases import size_text
+from deltaferry.planning.phrases import duration_text, size_text
 from deltaferry.planning.transitions import Situation, allowed
 from workflows.messages import CycleRecord, DiskView, EntityState, Replication, StatusView
 
@@ -85,43 +85,52 @@ def disk_views(replication: Replication, state: EntityState) -> tuple[DiskView, 
 
 
 def details(view: StatusView, disks: tuple[DiskView, ...], cycles: tuple[CycleRecord, ...]) -> str:
-    """Return the details page: states, last recovery point, what it waits for, what the operator can do next."""
+    """Return the details page: states, last recovery point, what it waits for, what the operator can do next.
+
+    Lists, no tables: the Temporal UI's panel is narrow, and its tables have no space between columns.
+    """
     lines = [
-        f"### {view.vm}",
+        f"### {view.vm}: {view.replication_state}",
         "",
-        "| replication | migration | last recovery point | predicted downtime |",
-        "|---|---|---|---|",
-        f"| **{view.replication_state}** | **{view.migration_state}** | {_time(view.last_recovery_point)} | {_seconds(view.predicted_downtime_s)} |",
-        "",
-        f"**Now:** {view.activity}",
-        "",
-        f"**You can send:** {', '.join(f'`{name}`' for name in view.allowed) or 'nothing at present'}",
+        f"- **Migration:** {view.migration_state}",
+        f"- **Now:** {view.activity}",
+        f"- **Last recovery point:** {_time(view.last_recovery_point)}",
+        f"- **Predicted downtime:** {_seconds(view.predicted_downtime_s)}",
+        f"- **You can send:** {', '.join(f'`{name}`' for name in view.allowed) or 'nothing at present'}",
         "",
     ]
     for error in view.health:
-        retried = "it is tried again by itself" if error.retried else "it waits for you"
-        lines += [f"> **{error.kind.value}** at {_time(error.at)}: {error.message}", ">", f"> {error.cause} {error.remedy} ({retried})", ""]
+        retried = "It is tried again by itself." if error.retried else "It waits for you."
+        lines += [
+            f"> **{error.kind.value}** at {_time(error.at)}: {error.message}",
+            ">",
+            f"> {error.cause} {error.remedy} {retried}",
+            "",
+        ]
     lines += [f"> {warning}\n" for warning in view.warnings]
     if view.last_refused:
-        lines += [f"*Last refused request:* `{view.last_refused.operation}` – {view.last_refused.sentence}", ""]  # noqa: RUF001
-    lines += ["| disk | size | copied | changed in the last cycle |", "|---|---|---|---|"]
-    for disk in disks:
-        changed = disk.changed_bytes_of_last_cycles[-1] if disk.changed_bytes_of_last_cycles else 0
-        boot = " (boot)" if disk.is_boot else ""
-        share = 100 * disk.copied_bytes / disk.capacity_bytes
-        lines.append(f"| {disk.label}{boot} | {size_text(disk.capacity_bytes)} | {share:.0f} % | {size_text(changed)} |")
+        refused = view.last_refused
+        lines += [f"> *Last refused request:* `{refused.operation}` at {_time(refused.at)}: {refused.sentence}", ""]
+    lines += ["**Disks**", "", *(_disk_line(disk) for disk in disks)]
     if cycles:
-        lines += ["", "| cycle | kind | began | took | changed | sent | result |", "|---|---|---|---|---|---|---|"]
-        lines += [_cycle_row(cycle) for cycle in reversed(cycles[-_SHOWN_CYCLES:])]
+        lines += ["", "**Last cycles**", "", *(_cycle_line(cycle) for cycle in reversed(cycles[-_SHOWN_CYCLES:]))]
     return "\n".join(lines)
 
 
-def _cycle_row(cycle: CycleRecord) -> str:
-    result = cycle.decision if cycle.committed else f"failed: {cycle.failure}. {cycle.decision}"
+def _disk_line(disk: DiskView) -> str:
+    boot = " (boot)" if disk.is_boot else ""
+    share = 100 * disk.copied_bytes / disk.capacity_bytes
+    changed = disk.changed_bytes_of_last_cycles
+    last = f", {size_text(changed[-1])} changed in the last cycle" if changed else ""
+    return f"- {disk.label}{boot}: {size_text(disk.capacity_bytes)}, {share:.0f} % copied{last}"
+
+
+def _cycle_line(cycle: CycleRecord) -> str:
     number = cycle.cycle_key.partition("-")[0]
+    result = f"committed; {cycle.decision}" if cycle.committed else f"**failed**: {cycle.failure} Then: {cycle.decision}"
     return (
-        f"| {number} | {cycle.kind.value} | {_time(cycle.started_at)} | {cycle.duration.total_seconds():.1f} s"
-        f" | {size_text(cycle.changed_bytes)} | {size_text(cycle.bytes_sent)} | {result} |"
+        f"- **{number}** {cycle.kind.value}, {_time(cycle.started_at)}, took {duration_text(cycle.duration)}:"
+        f" {size_text(cycle.changed_bytes)} changed, {size_text(cycle.bytes_sent)} sent; {result}"
     )
 
 
@@ -130,4 +139,4 @@ def _time(at: datetime | None) -> str:
 
 
 def _seconds(value: float | None) -> str:
-    return f"{value:.0f} s" if value is not None else "not known yet"
+    return duration_text(timedelta(seconds=value)) if value is not None else "not known yet"

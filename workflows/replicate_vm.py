@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import functools
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -86,7 +86,7 @@ class ReplicateVm(ReplicationCommands):
         self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
         self._wanted: list[CycleWanted] = []
-        self._shown: tuple[str, str, str] | None = None
+        self._shown: tuple[str, str, str, datetime | None] | None = None
 
     # --- what people and other workflows send ---
 
@@ -252,11 +252,15 @@ class ReplicateVm(ReplicationCommands):
     async def _initial_replication(self) -> None:
         """Have the first full copy made, and commit it; wait for an operator where it fails."""
         s = self._state
+        adopted = s.job_id is not None and await is_running(s.job_id)
         while self._ending is None:
             s.replication_state = _R.INITIAL_QUEUED
-            s.jobs_minted += 1
-            s.job_id = job_id = names.initial_id(workflow.info().workflow_id, s.jobs_minted)
-            await self._record()
+            if not adopted:
+                s.jobs_minted += 1
+                s.job_id = names.initial_id(workflow.info().workflow_id, s.jobs_minted)
+                await self._record()
+            adopted = False
+            job_id = s.job_id or ""
             start = InitialInput(
                 entity_id=workflow.info().workflow_id,
                 replication=self._replication,
@@ -703,7 +707,7 @@ class ReplicateVm(ReplicationCommands):
         s = self._state
         workflow.set_current_details(details(self.status(), self.disks(), s.cycles))
         health = s.health[0].kind.value if s.health else "Healthy"
-        shown = (s.replication_state.value, s.migration_state.value, health)
+        shown = (s.replication_state.value, s.migration_state.value, health, s.point.taken_at if s.point else None)
         if shown != self._shown:
             self._shown = shown
             workflow.upsert_search_attributes(

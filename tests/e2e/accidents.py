@@ -109,13 +109,14 @@ async def committed_beyond(vm: Replicated, known: frozenset[str], limit_s: float
     last: object = None
     while time.monotonic() < deadline:
         try:
-            last = await asyncio.wait_for(vm.cycles(), 10)
+            cycles: tuple[CycleRecord, ...] = await asyncio.wait_for(vm.cycles(), 10)
         except (RPCError, TimeoutError) as error:
             last = error
         else:
-            new = [record for record in last if record.committed and record.cycle_key not in known]
+            new = [record for record in cycles if record.committed and record.cycle_key not in known]
             if new:
                 return new[0]
+            last = cycles
         await asyncio.sleep(_POLL_S)
     raise Unreached(f"no further cycle committed within {limit_s:.0f} s; last seen: {last}")
 

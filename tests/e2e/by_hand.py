@@ -86,7 +86,7 @@ class ByHand:
         ref = ReplicationRef(INSTALLATION, SITE, TARGET, checked.instance_uuid, uuid.uuid4().hex[:16])
         self.replication = Replication(ref, checked.vm_name, site.profile, checked.disks, checked.generation, checked.os_type)
         self.state = EntityState()
-        self.repeated = 0
+        self.repeated: set[str] = set()
 
     def close(self) -> None:
         """Log out of vCenter, and close the connections to the stores."""
@@ -104,7 +104,7 @@ class ByHand:
         """Carry out a step, and perhaps once more with the same input, which must not change anything."""
         result = ActivityEnvironment().run(step, request)
         if self._again():
-            self.repeated += 1
+            self.repeated.add(step.__name__)
             before = self.picture()
             result = ActivityEnvironment().run(step, request)
             after = self.picture()

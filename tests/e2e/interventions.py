@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from deltaferry.model.states import ReplicationState
@@ -18,8 +18,13 @@ _MANY = 1000
 
 async def reached(condition: Callable[[], bool], what: str, limit_s: float = LIMIT_S) -> None:
     """Wait until a condition holds that is asked of the lab, not of the replication."""
+    await eventually(lambda: asyncio.to_thread(condition), what, limit_s)
+
+
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, limit_s: float = LIMIT_S) -> None:
+    """Wait until a condition holds that has to be awaited."""
     deadline = time.monotonic() + limit_s
-    while not await asyncio.to_thread(condition):
+    while not await condition():
         if time.monotonic() > deadline:
             raise Unreached(f"{what} was not reached within {limit_s:.0f} s")
         await asyncio.sleep(_POLL_S)

@@ -24,7 +24,7 @@ from lab.vcenter.control import VmState
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
 from workflows import names
-from workflows.messages import CycleRecord, EnableInput, EnableResult, StatusView
+from workflows.messages import CycleRecord, EnableInput, EnableResult, StatusView, TargetProperties
 
 LIMIT_S = 90.0
 """How long a test waits for a state before it fails with what it saw last."""
@@ -95,10 +95,10 @@ class Replicated:
         assert self.enabled is not None, "replication is not enabled"
         return ReplicationRef("lab", SITE, "lab", self.source.instance_uuid, self.enabled.replication_id)
 
-    async def enable(self) -> EnableResult:
+    async def enable(self, target: TargetProperties | None = None) -> EnableResult:
         self.enabled = await self.client.execute_workflow(
             names.ENABLE_REPLICATION,
-            EnableInput(vm=self.name, site=SITE),
+            EnableInput(vm=self.name, site=SITE, target=target or TargetProperties()),
             id=f"enable-{self.name}-{random.SystemRandom().getrandbits(32):x}",
             task_queue=names.CONTROL_QUEUE,
             result_type=EnableResult,

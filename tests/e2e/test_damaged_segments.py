@@ -3,10 +3,9 @@
 Each test stops the target at its first reading of a manifest: then the transfer is over and nothing is applied yet.
 """
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,7 @@ from lab.configuration import KEY_FILE
 from tests.e2e.conftest import Lab
 from tests.e2e.interventions import held, hold, paused, resumed, stopped_at
 from tests.e2e.replicated import Replicated
-from workers.serving import connect
-from workers.settings import load_settings
+from tests.e2e.shared_vm import SharedVm
 from workflows.messages import StatusView
 
 _BOOT, _DATA = 0, 1
@@ -51,39 +49,16 @@ _CAPACITIES = (7 * MIB + 3 * SECTOR, MIB)
 
 
 @pytest.fixture(scope="module")
-def shared(lab: Lab) -> Iterator[list[Replicated]]:
-    """The VMs that this file's tests have put under replication; the last one is in use."""
-    made: list[Replicated] = []
-    yield made
-    for vm in made:
-        asyncio.run(discard(lab, vm))
-
-
-async def discard(lab: Lab, vm: Replicated) -> None:
-    """End a VM's replication from a loop of its own: that of the test which made it is closed."""
-    client = await connect(load_settings(lab.world.config_file, lab.world.environment))
-    await replace(vm, client=client).discard()
-
-
-@pytest.fixture(scope="module")
-def older() -> list[bytes]:
-    """A segment of the boot disk from an earlier cycle of the VM in use, once a test has kept one."""
-    return []
+def shared(lab: Lab) -> Iterator[SharedVm]:
+    vm = SharedVm(lab, "damaged-segments", _CAPACITIES)
+    yield vm
+    vm.discard()
 
 
 @pytest.fixture
-async def vm(lab: Lab, client: Client, shared: list[Replicated], older: list[bytes]) -> Replicated:
-    """A VM in Delta sync: the one that the test before repaired, or a new one where that is not in order."""
-    if shared:
-        present = replace(shared[-1], client=client)
-        if await in_order(present):
-            return present
-        await present.discard()
-    older.clear()
-    fresh = Replicated.create(lab.world, client, "damaged-segments", _CAPACITIES)
-    await fresh.enable_and_sync()
-    shared.append(fresh)
-    return fresh
+async def vm(shared: SharedVm, client: Client) -> Replicated:
+    """A VM in Delta sync: the one that the test before repaired."""
+    return await shared.in_delta_sync(client)
 
 
 @pytest.fixture
@@ -93,11 +68,6 @@ async def own_vm(lab: Lab, client: Client) -> AsyncIterator[Replicated]:
     await replicated.enable_and_sync()
     yield replicated
     await replicated.discard()
-
-
-async def in_order(vm: Replicated) -> bool:
-    status = await vm.status()
-    return status.replication_state == ReplicationState.DELTA_SYNC.value and status.health == ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,17 +283,16 @@ _DAMAGED, _OTHER, _MISSING = ErrorKind.SEGMENT_DAMAGED, ErrorKind.MANIFEST_MISMA
     ],
 )
 async def test_a_damaged_segment_fails_the_cycle_and_the_next_one_repairs_it(
-    vm: Replicated, older: list[bytes], tamper: Tamper, kind: ErrorKind
+    vm: Replicated, tamper: Tamper, kind: ErrorKind
 ) -> None:
     await overwrite_in_one_cycle(vm)
-    if not older:
-        async with stopped_at(vm.world, "gateway", _MANIFESTS, "GetBlob"):
-            older.append(Log.of(vm).read(_BOOT, 0))
-        await vm.committed(1)
-        await overwrite_in_one_cycle(vm)
+    async with stopped_at(vm.world, "gateway", _MANIFESTS, "GetBlob"):
+        older = Log.of(vm).read(_BOOT, 0)
+    await vm.committed(1)
+    await overwrite_in_one_cycle(vm)
 
     def tampered(log: Log) -> dict[int, tuple[Extent, ...]]:
-        hurt = tamper(log, older[0])
+        hurt = tamper(log, older)
         areas: dict[int, tuple[Extent, ...]] = {}
         for disk, number in hurt.segments:
             areas[disk] = (*areas.get(disk, ()), *log.areas(disk, number))

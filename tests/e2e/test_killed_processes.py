@@ -175,6 +175,7 @@ async def test_a_target_worker_that_wakes_after_its_successor_writes_nothing(lab
         await reached(lambda: traffic.refused_pages() > 0, "a refused late write")
         await reached(lambda: data_processes(lab.target) == [], "the end of the late data process")
         assert (vm.seed_bytes(_BOOT), vm.seed_bytes(_DATA)) == seeds
+    await resumed(vm)
     await assert_in_order(vm)
 
 

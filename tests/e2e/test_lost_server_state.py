@@ -28,6 +28,7 @@ from workflows import names
 async def test_idle_terminate(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)
+    vm.scribble()
     await terminate(vm)
     assert (vm.our_snapshots(), await leases(vm)) == ([], [])
     await adopted(vm)
@@ -41,6 +42,7 @@ async def test_idle_terminate(vm: Replicated) -> None:
 async def test_idle_cancel(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await cancel(vm)
+    vm.scribble()
     assert (vm.our_snapshots(), await leases(vm)) == ([], [])
     await adopted(vm)
     await goes_on_with_deltas(vm)
@@ -48,6 +50,8 @@ async def test_idle_cancel(vm: Replicated) -> None:
 
 async def test_idle_reset(vm: Replicated) -> None:
     await vm.enable_and_sync()
+    await paused(vm)
+    vm.scribble()
     await reset(vm, to_the_first_task=True)
     await goes_on_with_deltas(vm)
 
@@ -61,7 +65,6 @@ async def test_initial_replication_terminate(vm: Replicated) -> None:
     assert await is_running(vm.client, names.initial_id(vm.handle.id, 1))
     await adopted(vm)
     let_go(vm)
-    await vm.committed(1)
     await goes_on_with_deltas(vm)
 
 
@@ -83,7 +86,6 @@ async def test_initial_replication_cancel(vm: Replicated) -> None:
     assert not await is_running(vm.client, names.initial_id(vm.handle.id, 1))
     assert (vm.our_snapshots(), await leases(vm)) == ([], [])
     await adopted(vm)
-    await vm.committed(1)
     await goes_on_with_deltas(vm, copies=2)
 
 
@@ -91,7 +93,6 @@ async def test_initial_replication_reset(vm: Replicated) -> None:
     await enable_and_hold(vm)
     await reset(vm, to_the_first_task=True)
     let_go(vm)
-    await vm.committed(1)
     await goes_on_with_deltas(vm)
 
 
@@ -137,16 +138,6 @@ async def test_delta_reset_to_the_first_task_meets_seeds_whose_number_is_ahead(v
 
 
 # --- migration ---
-
-
-async def _hold_a_migration(vm: Replicated) -> None:
-    await vm.enable_and_sync()
-    await paused(vm)
-    vm.scribble()
-    hold(vm.world, "log", log_container(vm.reference), "PutBlob")
-    await vm.handle.execute_update("resume")
-    await vm.handle.signal("migrate_now")
-    await held(vm.world)
 
 
 async def _hold_an_on_demand_delta(vm: Replicated) -> None:
@@ -251,6 +242,7 @@ async def test_idle_database_lost(vm: Replicated, lab: Lab) -> None:
     lab.world.temporal.lose_everything()
     for worker in lab.workers:
         worker.restart()
+    vm.scribble()
     await adopted(vm)
     await goes_on_with_deltas(vm, copies=0)
 

@@ -1,37 +1,20 @@
 import itertools
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest_asyncio
 from temporalio.testing import WorkflowEnvironment
 
+from tests.workflows.servers import start_dev_server, start_time_skipping_server
 from tests.workflows.site_bench import Bench, shared_workers, site_bench
 from tests.workflows.stand_ins import StandIns
-from workflows import names
-from workflows.plugin import plugin
 
-SEARCH_ATTRIBUTES = (
-    names.SITE,
-    names.VM_NAME,
-    names.REPLICATION_STATE,
-    names.MIGRATION_STATE,
-    names.HEALTH,
-    names.LAST_RECOVERY_POINT,
-)
-_PROGRAMS = Path(sys.executable).parent
 _numbers = itertools.count(1)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def dev_server() -> AsyncIterator[WorkflowEnvironment]:
     """The one server of the run; tests keep apart by their sites."""
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=str(_PROGRAMS / "temporal"),
-        dev_server_log_level="error",
-        plugins=[plugin()],
-        search_attributes=list(SEARCH_ATTRIBUTES),
-    ) as environment:
+    async with await start_dev_server() as environment:
         yield environment
 
 
@@ -53,7 +36,5 @@ async def bench(dev_server: WorkflowEnvironment, stand_ins: StandIns) -> AsyncIt
 @pytest_asyncio.fixture(loop_scope="session")
 async def time_skipping() -> AsyncIterator[WorkflowEnvironment]:
     """A server whose clock jumps over what nobody works in."""
-    async with await WorkflowEnvironment.start_time_skipping(
-        test_server_existing_path=str(_PROGRAMS / "temporal-test-server"), plugins=[plugin()]
-    ) as environment:
+    async with await start_time_skipping_server() as environment:
         yield environment

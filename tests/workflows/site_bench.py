@@ -32,17 +32,17 @@ from workflows.messages import (
 from workflows.register import WORKFLOWS
 
 _PATIENCE_S = 40.0
-_POLL_S = 0.05
+_POLL_S = 0.1
 _THROTTLE = timedelta(milliseconds=100)
 
 QUICK = timedelta(milliseconds=300)
 """A site's shortest wait between delta cycles where a test wants many of them."""
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], what: str) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], what: str, patience_s: float = _PATIENCE_S) -> None:
     """Ask until a condition holds. Raises AssertionError with `what` if it does not come to hold."""
     try:
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(patience_s):
             while not await condition():
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:
@@ -225,6 +225,13 @@ class Bench:
     def arbiter(self) -> WorkflowHandle[Any, Any]:
         """The site's arbiter."""
         return self.client.get_workflow_handle(names.slots_id(self.site))
+
+    async def start_arbiter(self, *, disks_per_appliance: int) -> None:
+        """Start the arbiter with settings of its own, where none runs."""
+        state = SlotsState(new_profile(self.site, disks_per_appliance=disks_per_appliance))
+        await self.client.start_workflow(
+            names.SITE_SLOTS, state, id=names.slots_id(self.site), task_queue=names.CONTROL_QUEUE
+        )
 
     async def slots(self) -> SlotsState:
         """Return the arbiter's state."""

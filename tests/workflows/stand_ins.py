@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
@@ -209,7 +209,9 @@ class World:
         if failures:
             failures[0].skip -= 1
         if step in self.delays and activity.info().attempt == 1:
-            raise ApplicationError("takes its time", type=ErrorKind.INTERRUPTED.value, next_retry_delay=self.delays[step](request))
+            raise ApplicationError(
+                "takes its time", next_retry_delay=self.delays[step](request), category=ApplicationErrorCategory.BENIGN
+            )
 
     def take_snapshot(self, vm: str) -> tuple[str, int]:
         """Return a new snapshot of a VM and the epoch of its change ids."""
@@ -227,7 +229,7 @@ class World:
 
 
 def _error(kind: ErrorKind, message: str, number: int | None) -> ApplicationError:
-    return ApplicationError(message, number, type=kind.value, non_retryable=True)
+    return ApplicationError(message, number, type=kind.value, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
 
 
 def new_profile(site: str, *, min_interval: timedelta = timedelta(hours=1), disks_per_appliance: int = 52) -> SiteProfile:

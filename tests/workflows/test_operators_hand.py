@@ -10,7 +10,7 @@ from workflows.messages import BeginCycleInput
 async def _cancelled(running: Running) -> None:
     await running.handle.cancel()
     with pytest.raises(WorkflowFailureError) as failed:
-        await running.handle.result()
+        await running.ended()
     assert isinstance(failed.value.cause, CancelledError)
 
 

@@ -1,0 +1,100 @@
+"""The demo's path and its accidents, as scenarios whose histories are kept and replayed."""
+
+from collections.abc import Awaitable, Callable
+
+from deltaferry.model.errors import ErrorKind
+from deltaferry.model.replication import CycleKind
+from deltaferry.model.states import MigrationState, ReplicationState
+from tests.workflows.site_bench import QUICK, Bench, eventually
+
+Scenario = Callable[[Bench], Awaitable[None]]
+
+
+async def demo(bench: Bench) -> None:
+    """Enable, initial replication, deltas, pause and resume, migrate, complete."""
+    bench.profile(min_interval=QUICK)
+    bench.world.segments[CycleKind.INITIAL] = 2
+    running = await bench.enable()
+    await running.until_committed(2)
+    await running.update("pause", {"reason": "maintenance"})
+    await running.until_state(ReplicationState.PAUSED)
+    await running.update("resume")
+    await running.until_state(ReplicationState.DELTA_SYNC)
+    await running.signal("pause", {"because": "a field that does not exist"})
+    await running.signal("migrate_now", {"reason": "the window is open"})
+    await running.until_migration(MigrationState.MIGRATED)
+    await running.update("complete")
+    await running.ended()
+
+
+async def stop_during_initial_replication(bench: Bench) -> None:
+    """Stop while the first full copy runs."""
+    hold = bench.world.hold("transfer")
+    running = await bench.enable()
+    await hold.reached()
+    await running.update("stop")
+    await running.ended()
+
+
+async def failed_cycle_and_repair_pending(bench: Bench) -> None:
+    """A lost snapshot, a failed cycle that the next one repairs, a seed that is ahead, then two failures in a row, then stop."""
+    bench.profile(min_interval=QUICK)
+    bench.world.segments[CycleKind.INITIAL] = 3
+    bench.world.fail("transfer", ErrorKind.SNAPSHOT_LOST, skip=2)
+    bench.world.fail("seal_cycle", ErrorKind.COVERAGE_MISMATCH, skip=1)
+    bench.world.fail("seal_cycle", ErrorKind.FENCED, number=1000, skip=1)
+    bench.world.fail("seal_cycle", ErrorKind.CHECKSUM_MISMATCH, skip=1)
+    bench.world.fail("seal_cycle", ErrorKind.CHECKSUM_MISMATCH)
+    running = await bench.enable()
+    await running.until_state(ReplicationState.REPAIR_PENDING)
+    await running.update("stop")
+    await running.ended()
+
+
+async def failed_migration_and_rollback(bench: Bench) -> None:
+    """A migration that fails behind the shutdown, rollback, and a second one that succeeds."""
+    bench.world.fail("import_disks", ErrorKind.AZURE_QUOTA)
+    running = await bench.replicated()
+    await running.update("migrate_now", {"max_downtime": "PT10M", "expected_import": "PT1S"})
+    view = await running.until_migration(MigrationState.MIGRATION_FAILED)
+    await running.update("rollback")
+    await running.until_committed(view.cycles_committed + 1)
+    await running.update("migrate_now", {"keep_source_running": True})
+    await running.until_migration(MigrationState.MIGRATED)
+
+
+async def rollover(bench: Bench) -> None:
+    """Enough cycles that the replication continues as new."""
+    bench.profile(min_interval=QUICK)
+    running = await bench.replicated(due=True)
+
+    async def rolled_over() -> bool:
+        return bench.world.count("archive_history") == 1 and (await running.status()).cycles_committed > 26
+
+    await eventually(rolled_over, "a second run", patience_s=300)
+    await running.update("pause")
+    await running.until_state(ReplicationState.PAUSED)
+
+
+async def adopt(bench: Bench) -> None:
+    """A terminated replication starts again from its commit record, and one that runs is skipped."""
+    first = await bench.replicated("web-01", due=True)
+    await first.until_committed(2)
+    second = await bench.replicated("web-02")
+    await first.handle.terminate("by mistake")
+    result = await bench.adopt()
+    assert result.adopted == (first.workflow_id,)
+    assert (second.workflow_id, "it runs already") in result.skipped
+    await first.update("pause")
+    await first.update("resume")
+    await first.until_committed(3)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "demo": demo,
+    "stop-during-initial-replication": stop_during_initial_replication,
+    "failed-cycle-and-repair-pending": failed_cycle_and_repair_pending,
+    "failed-migration-and-rollback": failed_migration_and_rollback,
+    "rollover": rollover,
+    "adopt": adopt,
+}
