@@ -24,7 +24,7 @@ class SourceCleanup:
     def clean_source(self, request: CleanSourceInput) -> None:
         """Remove our snapshots, consolidate, switch CBT off if we switched it on, and remove the claim last.
 
-        A VM that is gone, or that another replication has claimed, needs nothing of us.
+        A VM that is gone needs nothing of us; one that another replication has claimed loses our snapshots, and is else left alone.
         """
         beats = Heartbeats("removing what is ours from the source VM")
         ref = request.replication.ref
@@ -35,11 +35,12 @@ class SourceCleanup:
             if error.kind is ErrorKind.VM_NOT_FOUND:
                 return
             raise
-        for snapshot in vm.snapshots:
-            if snapshot.name.startswith(snapshot_prefix(ref)):
-                hypervisor.remove_snapshot(ref.instance_uuid, snapshot.moref, beats.beat)
-        hypervisor.consolidate(ref.instance_uuid, beats.beat)
         ours = Claim(ref.installation, ref.replication_id)
+        snapshots = [snapshot for snapshot in vm.snapshots if snapshot.name.startswith(snapshot_prefix(ref))]
+        for snapshot in snapshots:
+            hypervisor.remove_snapshot(ref.instance_uuid, snapshot.moref, beats.beat)
+        if snapshots or vm.claim == ours:
+            hypervisor.consolidate(ref.instance_uuid, beats.beat)
         if vm.claim != ours:
             return
         if request.disable_change_tracking:

@@ -118,11 +118,13 @@ class Snapshots:
 
     def _clear_leftovers(self, site: Site, ref: ReplicationRef, beat: Beat, keep: str | None = None) -> None:
         vm = site.hypervisor.read_vm(ref.instance_uuid)
-        for snapshot in vm.snapshots:
-            if snapshot.name.startswith(snapshot_prefix(ref)) and snapshot.name != keep:
-                site.hypervisor.remove_snapshot(ref.instance_uuid, snapshot.moref, beat)
+        ours = [snapshot for snapshot in vm.snapshots if snapshot.name.startswith(snapshot_prefix(ref)) and snapshot.name != keep]
+        for snapshot in ours:
+            site.hypervisor.remove_snapshot(ref.instance_uuid, snapshot.moref, beat)
         if keep is not None and any(snapshot.name == keep for snapshot in vm.snapshots):
             return
+        if not ours and vm.claim != Claim(ref.installation, ref.replication_id):
+            return  # whoever has claimed the VM since may be working on it: what is not ours is not consolidated
         site.hypervisor.consolidate(ref.instance_uuid, beat)
         after = site.hypervisor.read_vm(ref.instance_uuid)
         delta_before = self._before(site, ref).delta_disks
@@ -206,7 +208,11 @@ class Snapshots:
             holes.append(Extent(mark, capacity - mark))
         for plan_ref in dirty:
             earlier = decode_plan(site.stores.gateway.get(plan_ref.ref.key))
-            data.extend(extent for extent in source_set(earlier).extents() if extent.offset_bytes < mark)
+            data.extend(
+                Extent(extent.offset_bytes, min(extent.end_bytes, mark) - extent.offset_bytes)
+                for extent in source_set(earlier).extents()
+                if extent.offset_bytes < mark
+            )
         return make_plan(capacity, data, holes)
 
     def _changes(

@@ -12,6 +12,7 @@ from temporalio.converter import DataConverter
 from temporalio.service import RPCError, RPCStatusCode
 
 from activities.progress import StepProgress
+from deltaferry.model.errors import CATALOGUE, ErrorKind
 from workflows.messages import StatusView
 
 _MOVES_OUT = "transfer"
@@ -94,10 +95,20 @@ async def _pending(client: Client, workflow_id: str) -> Iterable[PendingActivity
     return described.raw_description.pending_activities
 
 
+def _last_failure(pending: PendingActivityInfo) -> str:
+    """Return what an attempt failed with: the catalogue's sentence for its kind, and the particulars."""
+    failure = pending.last_failure
+    try:
+        record = CATALOGUE[ErrorKind(failure.application_failure_info.type)]
+    except ValueError:
+        return failure.message
+    return f"{record.cause} {record.remedy} ({failure.message})"
+
+
 async def _step(converter: DataConverter, pending: PendingActivityInfo) -> LiveStep:
     name = pending.activity_type.name
     working = pending.state == PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
-    failure = pending.last_failure.message if pending.HasField("last_failure") else ""
+    failure = _last_failure(pending) if pending.HasField("last_failure") else ""
     said = await _progress(converter, pending)
     if said is None:
         return LiveStep(name, name.replace("_", " "), working, pending.attempt, last_failure=failure)

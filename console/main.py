@@ -1,5 +1,9 @@
 """`deltaferry`: the command line. Each group of commands is a module of its own; here they become one program."""
 
+import contextlib
+import os
+import sys
+
 import typer
 
 from console import (
@@ -11,7 +15,7 @@ from console import (
     verb_commands,
     worker_command,
 )
-from console.outcomes import EXIT_CODES_HELP
+from console.outcomes import EXIT_CODES_HELP, ExitCode
 
 app = typer.Typer(
     name="deltaferry",
@@ -28,8 +32,20 @@ for module in (starting_commands, reading_commands, verb_commands, ending_comman
 
 
 def main() -> None:
-    """Run the command line."""
-    app(prog_name="deltaferry")
+    """Run the command line, and end the process with its exit code.
+
+    It ends without Python's own tear-down: threads of the Temporal SDK that call back into Python during it abort the
+    process (status 134) after the command has done its work. What a command opened, it has closed by then.
+    """
+    code: str | int | None = ExitCode.DONE
+    try:
+        app(prog_name="deltaferry")
+    except SystemExit as ended:
+        code = ended.code
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # whoever read it has gone
+            stream.flush()
+    os._exit(code if isinstance(code, int) else ExitCode.FAILED if code else ExitCode.DONE)
 
 
 if __name__ == "__main__":

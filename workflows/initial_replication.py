@@ -100,9 +100,7 @@ class InitialReplication(ReportingJob):
     async def _acquire(self) -> None:
         self._queued = True
         await self._tell_entity()
-        self._profile = await self._slots.acquire(
-            self._profile, CycleKind.INITIAL, len(self._replication.disks), self._placement
-        )
+        self._profile = await self._slots.acquire(self._profile, CycleKind.INITIAL, len(self._replication.disks), self._placement)
         self._queued = False
         await self._tell_entity()
 
@@ -166,12 +164,17 @@ class InitialReplication(ReportingJob):
         await self._tell_entity()
 
     def _advance(self, begun: BegunCycle, sent: Sequence[SentChunk], applied: Sequence[AppliedChunk]) -> None:
-        """Move each disk's mark to where everything below is on the seed as of this snapshot."""
+        """Move each disk's mark to where everything below is on the seed as of this snapshot.
+
+        What is above the mark is planned as a whole by the next pass, and below it nothing is in doubt any more: so no
+        area of the disk has to be planned again for having been written by this pass or an earlier one.
+        """
         change_ids = {disk.disk_key: disk.change_id for disk in begun.disks}
         verified = {chunk.disk_key: chunk.verified_blocks for chunk in applied}
         for chunk in sent:
             if chunk.position_bytes >= self._bases[chunk.disk_key].copied_up_to_bytes:
                 self._bases[chunk.disk_key] = DiskBase(chunk.disk_key, change_ids[chunk.disk_key], chunk.position_bytes)
+                self._dirty = tuple((key, plan) for key, plan in self._dirty if key != chunk.disk_key)
             so_far = self._summaries.get(chunk.disk_key, InitialSummary(chunk.disk_key, 0, 0, 0))
             self._summaries[chunk.disk_key] = InitialSummary(
                 chunk.disk_key,

@@ -100,6 +100,7 @@ async def test_what_a_source_worker_stores_after_its_cycle_is_never_used_and_goe
         seeds = vm.seed_bytes(_BOOT), vm.seed_bytes(_DATA)
         lab.source.thaw()
         await reached(lambda: data_processes(lab.source) == [], "the end of the late data process", SLOW_S)
+        assert len(vm.log_objects()) > 0
         assert (vm.seed_bytes(_BOOT), vm.seed_bytes(_DATA)) == seeds
     dot(vm, _DATA, 4)
     known = await known_cycles(vm)

@@ -140,8 +140,11 @@ async def _archive(vm: Replicated, lab: Lab) -> None:
     settings = load_settings(lab.world.config_file, lab.world.environment)
     run_id = (await vm.handle.describe()).run_id
     assert run_id is not None
-    archive = Archive({TARGET: build_target(settings, TARGET)}, vm.client)
-    await archive.archive_history(ArchiveInput(record.replication, vm.handle.id, run_id))
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in lab.world.environment.items():
+            environment.setenv(name, value)
+        archive = Archive({TARGET: build_target(settings, TARGET)}, vm.client)
+        await archive.archive_history(ArchiveInput(record.replication, vm.handle.id, run_id))
 
 
 @pytest.mark.parametrize("command", ["status", "pause", "migrate", "stop", "complete"])

@@ -172,6 +172,7 @@ async def test_resume_after_a_migration_goes_back_to_deltas_and_a_second_migrati
     await vm.handle.execute_update("resume")
     vm.scribble()
     await vm.committed(1)
+    await vm.state(ReplicationState.DELTA_SYNC)
     assert all(nic.start_connected for nic in vm.world.vcenter_control.vm(vm.name).nics)
 
     status = await vm.migrate()
@@ -203,7 +204,8 @@ async def test_a_source_that_is_already_off_is_migrated_with_one_delta(vm: Repli
     vm.scribble()
     vm.world.vcenter_control.power_off(vm.source.moref)
     await vm.handle.execute_update("resume")
-    status = await vm.committed(1)
+    await vm.committed(1)
+    await vm.state(ReplicationState.DELTA_SYNC)
     before = len(await vm.cycles())
     status = await vm.migrate()
     assert status.migration is not None
@@ -276,8 +278,7 @@ async def test_all_unmet_prerequisites_are_listed_at_once(lab: Lab, client: Clie
         host=ESXI_HOSTS[0].name,
         datastore=DATASTORES[0].name,
         hardware_version=6,
-        change_tracking_supported=False,
-        disks=(DiskSpec(4 * MIB, "Hard disk 1"),),
+        disks=(DiskSpec(4 * MIB, "Hard disk 1", mode="independent_persistent"),),
     )
     unfit = lab.world.vcenter_control.add_vm(spec)
     lab.world.vcenter_control.take_snapshot(unfit.moref, "of a backup")
@@ -286,7 +287,7 @@ async def test_all_unmet_prerequisites_are_listed_at_once(lab: Lab, client: Clie
     error = refusal_of(failed.value)
     assert error.type == ErrorKind.PREREQUISITES_FAILED.value
     assert "hardware version 6" in error.message
-    assert "does not support change block tracking" in error.message
+    assert "is independent" in error.message
     assert "of a backup" in error.message
     assert "nowhere" in error.message
 

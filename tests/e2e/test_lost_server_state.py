@@ -221,15 +221,15 @@ async def test_migration_reset_to_the_first_task_takes_the_running_migration_up(
 # --- stop ---
 
 
-async def test_stop_cancel_is_finished_by_adopt(vm: Replicated) -> None:
+async def test_stop_terminate(vm: Replicated) -> None:
     await vm.enable_and_sync()
     hold(vm.world, "seed", f"df-seed-{vm.reference.replication_id}")
     await paused(vm)
     await vm.handle.execute_update("stop")
     await held(vm.world)
     await terminate(vm)
-    let_go(vm)
     await adopted(vm)
+    let_go(vm)
     await vm.handle.result()
     vm.assert_nothing_left()
 
@@ -237,7 +237,7 @@ async def test_stop_cancel_is_finished_by_adopt(vm: Replicated) -> None:
 # --- the database ---
 
 
-async def test_idle_database_lost(vm: Replicated, lab: Lab) -> None:
+async def test_database_lost_idle(vm: Replicated, lab: Lab) -> None:
     await vm.enable_and_sync()
     lab.world.temporal.lose_everything()
     for worker in lab.workers:
@@ -247,7 +247,7 @@ async def test_idle_database_lost(vm: Replicated, lab: Lab) -> None:
     await goes_on_with_deltas(vm, copies=0)
 
 
-async def test_running_adopt_is_refused_with_its_reason(vm: Replicated) -> None:
+async def test_adopt_of_a_replication_that_runs_is_refused_with_its_reason(vm: Replicated) -> None:
     await vm.enable_and_sync()
     result = await adopt(vm)
     assert result.adopted == ()

@@ -209,6 +209,7 @@ class Play:
         for chunk in sent:
             if chunk.position_bytes >= marks[chunk.disk_key].copied_up_to_bytes:
                 marks[chunk.disk_key] = DiskBase(chunk.disk_key, change_ids[chunk.disk_key], chunk.position_bytes)
+                self._hand.state.dirty = tuple((key, plan) for key, plan in self._hand.state.dirty if key != chunk.disk_key)
         self._hand.state.bases = tuple(marks.values())
 
     def _delta(self, cycle: Cycle) -> None:

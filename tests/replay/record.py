@@ -42,7 +42,7 @@ async def _record_scenario(server: WorkflowEnvironment, name: str) -> dict[str, 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     stand_ins = StandIns()
-    async with shared_workers(server.client, stand_ins), site_bench(server.client, stand_ins, name) as bench:
+    async with shared_workers(server.client, stand_ins), site_bench(server.client, stand_ins, f"{name}-site") as bench:
         await SCENARIOS[name](bench)
         events = {file: await _write(folder / f"{file}.json", history) for file, history in (await _histories(bench)).items()}
     return dict(sorted(events.items()))

@@ -94,6 +94,8 @@ def commands() -> Iterator[tuple[str, list[str]]]:
     for path in DOCUMENTS:
         for text in re.findall(r"`((?:deltaferry|make) [^`…]*)`", re.sub(r"\s*\n\s*", " ", prose(path))):
             yield str(path.relative_to(ROOT)), shlex.split(text)
+        for text in re.findall(r"(?m)^ {4}((?:deltaferry|make) .*)$", prose(path)):
+            yield f"{path.relative_to(ROOT)}: an indented line", shlex.split(text, comments=True)
 
 
 def shown(program: str) -> list[tuple[str, list[str]]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
@@ -220,6 +221,15 @@ class Bench:
         workflow_id = f"{kind}-{self.site}-{suffix}"
         self.started.append(workflow_id)
         return await self.client.start_workflow(kind, args=list(arguments), id=workflow_id, task_queue=names.CONTROL_QUEUE)
+
+    async def until_event(self, workflow_id: str, event_type: EventType.ValueType) -> None:
+        """Wait until an event is in a workflow's history."""
+        handle = self.client.get_workflow_handle(workflow_id)
+
+        async def there() -> bool:
+            return any([event.event_type == event_type async for event in handle.fetch_history_events()])
+
+        await eventually(there, f"{EventType.Name(event_type)} in {workflow_id}")
 
     @property
     def arbiter(self) -> WorkflowHandle[Any, Any]:

@@ -2,7 +2,7 @@ from temporalio.api.enums.v1 import EventType
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
-from tests.workflows.site_bench import Bench, Running, eventually
+from tests.workflows.site_bench import Bench, Running
 from workflows.messages import CleanSourceInput
 
 
@@ -47,12 +47,7 @@ async def test_stop_cuts_an_initial_replication_although_its_present_step_ends_w
     running = await bench.enable()
     await hold.reached()
     await running.update("stop")
-
-    async def cancel_requested() -> bool:
-        events = bench.client.get_workflow_handle(f"{running.workflow_id}/initial/1").fetch_history_events()
-        return any([event.event_type == EventType.EVENT_TYPE_WORKFLOW_EXECUTION_CANCEL_REQUESTED async for event in events])
-
-    await eventually(cancel_requested, "a request to cancel the copy")
+    await bench.until_event(f"{running.workflow_id}/initial/1", EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED)
     hold.release()
     result = await running.ended()
     assert result.outcome is JobOutcome.SUCCEEDED

@@ -1,4 +1,5 @@
 import pytest
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
@@ -30,6 +31,7 @@ async def test_cancel_is_not_forgotten_where_the_present_step_ends_well(bench: B
     running = await bench.replicated(due=True)
     await hold.reached()
     await running.handle.cancel()
+    await bench.until_event(running.workflow_id, EventType.EVENT_TYPE_ACTIVITY_TASK_CANCEL_REQUESTED)
     hold.release()
     with pytest.raises(WorkflowFailureError):
         await running.ended()

@@ -9,7 +9,7 @@ from temporalio.api.history.v1 import HistoryEvent
 from temporalio.testing import WorkflowEnvironment
 
 from deltaferry.model.replication import CycleKind
-from tests.workflows.site_bench import Running, shared_workers, site_bench
+from tests.workflows.site_bench import Running, eventually, shared_workers, site_bench
 from tests.workflows.stand_ins import StandIns
 from workflows.messages import ApplyInput, BeginCycleInput, CycleRecord, SealInput, TransferInput
 
@@ -104,7 +104,11 @@ async def test_a_replication_whose_arbiter_dies_while_it_waits_for_slots_goes_on
     async with shared_workers(time_skipping.client, stand_ins), site_bench(time_skipping.client, stand_ins, "arbiter") as bench:
         bench.profile(disks_per_appliance=0)
         running = await bench.replicated(due=True)
-        await running.until(lambda view: view.activity == "waiting for slots", "queued")
+
+        async def waits() -> bool:
+            return len((await bench.slots()).waiting) == 1
+
+        await eventually(waits, "a request at the arbiter")
         await bench.arbiter.terminate("by mistake")
         await bench.start_arbiter(disks_per_appliance=52)
         await time_skipping.sleep(_SLOTS_TIMER + timedelta(minutes=1))
