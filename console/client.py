@@ -21,6 +21,7 @@ from temporalio.client import (
 )
 from temporalio.runtime import Runtime, TelemetryConfig
 from temporalio.service import RPCError, RPCStatusCode
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_fixed
 
 from console.live_progress import LiveProgress, read_progress
 from console.outcomes import CommandError, ExitCode
@@ -166,6 +167,16 @@ async def cycles(handle: Handle) -> tuple[CycleRecord, ...]:
     return records
 
 
+def _run_was_ending(error: BaseException) -> bool:
+    return isinstance(error, RPCError) and error.status is RPCStatusCode.FAILED_PRECONDITION
+
+
+_BETWEEN_TWO_RUNS = AsyncRetrying(
+    retry=retry_if_exception(_run_was_ending), wait=wait_fixed(0.5), stop=stop_after_attempt(10), reraise=True
+)
+"""The server refuses an update that meets a run just as it continues as new: the next run takes it."""
+
+
 async def send(handle: Handle, operation: Operation, argument: object | None = None) -> str:
     """Send an operation and return the sentence that says what happens now.
 
@@ -173,7 +184,11 @@ async def send(handle: Handle, operation: Operation, argument: object | None = N
     """
     arguments = [] if argument is None else [argument]
     try:
-        sentence: str = await handle.execute_update(operation.value, args=arguments, result_type=str, rpc_timeout=_ACCEPT_WITHIN)
+        async for attempt in _BETWEEN_TWO_RUNS:
+            with attempt:
+                sentence: str = await handle.execute_update(
+                    operation.value, args=arguments, result_type=str, rpc_timeout=_ACCEPT_WITHIN
+                )
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -237,6 +238,7 @@ def run_demo(disks: list[Path], keep: bool, as_json: bool, directory: Path) -> i
         vms=one_vm, search_attributes=names.SEARCH_ATTRIBUTES, min_interval=_INTERVAL, chunk_max_bytes=_CHUNK_BYTES
     )
     began = time.monotonic()
+    passed = False
     out.print("Starting the lab: a VM with real disks, Temporal, Azurite, vCenter, Azure Resource Manager …")
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -247,6 +249,7 @@ def run_demo(disks: list[Path], keep: bool, as_json: bool, directory: Path) -> i
             except DemoFailed as failed:
                 out.print(f"[red]{failed}[/]")
                 return 1
+            passed = result.byte_identical and not result.leftovers
             out.print(demo.table(result))
             out.print(f"Temporal UI: {world.temporal.ui_url}")
             if as_json:
@@ -259,7 +262,11 @@ def run_demo(disks: list[Path], keep: bool, as_json: bool, directory: Path) -> i
         return 130
     finally:
         signal.signal(signal.SIGTERM, previous)
-    return 0 if result.byte_identical and not result.leftovers else 1
+    if passed and not keep:
+        shutil.rmtree(directory)
+    else:
+        out.print(f"The lab's folder stays: {directory}")
+    return 0 if passed else 1
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -137,13 +137,18 @@ class Ending(ReplicationCommands):
         """Write into the commit record, once, that replication is ending: `adopt` goes on with that, and runs no cycle."""
         if self._noted:
             return
-        await perform(
-            Verification.settle_cycle,
-            SettleInput(self._replication, self._state, record_only=True),
-            queue=names.apply_queue(self._replication.ref.target),
-            limits=CLEAN,
-            summary="write the commit record",
-        )
+        try:
+            await perform(
+                Verification.settle_cycle,
+                SettleInput(self._replication, self._state, record_only=True),
+                queue=names.apply_queue(self._replication.ref.target),
+                limits=CLEAN,
+                summary="write the commit record",
+            )
+        except FailureError as error:
+            if failure_of(error).kind is not ErrorKind.STORE_OBJECT_MISSING:
+                raise
+            # an end that was terminated has deleted the bookkeeping already
         self._noted = True
 
     def _show(self) -> None:

@@ -31,6 +31,8 @@ SLOW_S = 240.0
 MANY = 1000
 _POLL_S = 0.1
 
+_PUT_OFF_S = 20
+"""Longer than a test takes to stop a worker, shorter than a data process goes on trying (`HttpLimits.retry_for_s`)."""
 _WRITE = 512 * 1024 - 4096
 """The most that the control port lets a guest write at once, rounded down to whole sectors."""
 _DATA_PROCESS = b"deltaferry.blocks.process"
@@ -47,6 +49,24 @@ def hold_after(world: World, store: str, operation: str, let_through: int, *, pa
         BlobAction.HOLD, operation=operation, account=ACCOUNTS[store], path_contains=path, skip=let_through, count=count
     )
     world.blob_control.order(fault)
+
+
+async def put_off(world: World, traffic: "Traffic", let_through: int) -> None:
+    """Let so many segments be stored, and tell the senders of all others to come again; return while they sleep.
+
+    A sender that is stopped now sends, when it wakes, a segment that it has in memory: nothing of the source is needed for it.
+    """
+    fault = BlobFault(
+        BlobAction.UNAVAILABLE,
+        operation="PutBlob",
+        account=ACCOUNTS["log"],
+        skip=let_through,
+        count=MANY,
+        retry_after_s=_PUT_OFF_S,
+    )
+    world.blob_control.order(fault)
+    await resumed(traffic.vm)
+    await reached(lambda: len(traffic.stored()) == let_through and traffic.put_off_segments() > 0, "a segment that is put off")
 
 
 async def held(world: World, count: int = 1) -> None:
@@ -173,6 +193,10 @@ class Traffic:
     def refused_segments(self) -> int:
         """Return how many segments were refused since one of that name is stored."""
         return sum(request.status == 409 for request in self._segments())
+
+    def put_off_segments(self) -> int:
+        """Return how many segments were refused for the moment."""
+        return sum(request.status == 503 for request in self._segments())
 
     def refused_pages(self) -> int:
         """Return how many writes to seed disks were refused by the number that they carry."""

@@ -24,6 +24,7 @@ from tests.e2e.accidents import (
     kill_data_process,
     known_cycles,
     overwrite,
+    put_off,
     quiet,
     synchronised,
 )
@@ -180,18 +181,15 @@ async def test_a_target_worker_that_wakes_after_its_successor_writes_nothing(lab
 
 
 async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab: Lab, vm: Replicated) -> None:
-    """Its data process is stopped while it waits for what it reads of the data disk, and has it when it wakes."""
+    """Its data process is stopped with segments in memory that it shall send again, and sends them when it wakes."""
     await vm.enable_and_sync()
     known = await quiet(vm)
     overwrite(vm, _BOOT, 0, 8 * MIB)
     dot(vm, _DATA, 8)
     traffic = Traffic.from_now(vm)
-    lab.world.vcenter_control.set_nbd(vm.source.host, delay_s=1.5)
-    await resumed(vm)
-    await traffic.first_stored()
+    await put_off(lab.world, traffic, 1)
     async with asleep(lab.source, lab.world, "source"):
         stored = traffic.stored()
-        lab.world.vcenter_control.clear_nbd(vm.source.host)
         hold_after(lab.world, "seed", "PutPage", 0)
         await reached(lambda: lab.world.blob_control.held() > 0, "the apply of what the successor sent", SLOW_S)
         refused = traffic.refused_segments()

@@ -1,5 +1,7 @@
 """Each row of docs/lost-server-state.md: the state the replication is in, and what happens to its entity there."""
 
+import asyncio
+
 from deltaferry.model.naming import log_container
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.e2e.conftest import Lab
@@ -19,7 +21,7 @@ from tests.e2e.operators import (
     runs_of,
     terminate,
 )
-from tests.e2e.replicated import Replicated
+from tests.e2e.replicated import LIMIT_S, Replicated
 from workflows import names
 
 # --- idle ---
@@ -223,14 +225,14 @@ async def test_migration_reset_to_the_first_task_takes_the_running_migration_up(
 
 async def test_stop_terminate(vm: Replicated) -> None:
     await vm.enable_and_sync()
-    hold(vm.world, "seed", f"df-seed-{vm.reference.replication_id}")
     await paused(vm)
+    hold(vm.world, "seed", f"df-seed-{vm.reference.replication_id}")
     await vm.handle.execute_update("stop")
     await held(vm.world)
     await terminate(vm)
     await adopted(vm)
     let_go(vm)
-    await vm.handle.result()
+    await asyncio.wait_for(vm.handle.result(), LIMIT_S)
     vm.assert_nothing_left()
 
 
