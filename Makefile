@@ -37,12 +37,12 @@ lab: setup ## Run the lab alone in the foreground, with the addresses and creden
 
 check: setup ## Style, types, and who may import whom
 	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/unit/test_imports.py
 
-test: setup ## Everything but the enumerated faults: unit, workflows, replay, end to end
-	@$(BIN)/python -m pytest -m "not chaos"
+test: setup ## Everything but the enumerated faults: unit, workflows, replay, end to end; two at a time
+	@$(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile
 
 chaos: setup ## The enumerated faults, which take longer
 	@$(BIN)/python -m pytest -m chaos

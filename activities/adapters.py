@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from deltaferry.ports import DataPlane, DiskExports, Hypervisor, KeyWrapper, ObjectStore, SeedStore, TargetCloud
-from workflows.messages import SiteProfile
+from workflows.site_messages import SiteProfile
 
 
 @dataclass(frozen=True, slots=True)

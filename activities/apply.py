@@ -21,7 +21,7 @@ from deltaferry.model.naming import (
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.units import seed_blob_size
 from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob
-from workflows.messages import AppliedChunk, ApplyInput, ApplyResult, OnReplication, SentChunk
+from workflows.step_messages import AppliedChunk, ApplyInput, ApplyResult, OnReplication, SentChunk
 
 
 class Apply:
@@ -91,9 +91,7 @@ class Apply:
         return ApplyResult(tuple(self._account(ref, request, chunks[disk.disk_key], disk) for disk in applied))
 
     def _account(self, ref: ReplicationRef, request: ApplyInput, chunk: SentChunk, applied: AppliedDisk) -> AppliedChunk:
-        key = (
-            f"{gateway_container(ref)}/{covered_name(request.cycle_key, chunk.disk_key, chunk.first_segment, request.fence)}"
-        )
+        key = f"{gateway_container(ref)}/{covered_name(request.cycle_key, chunk.disk_key, chunk.first_segment, request.fence)}"
         account = TargetAccount(
             request.cycle_key, chunk.disk_key, chunk.first_segment, applied.covered, applied.granules, applied.applied
         )

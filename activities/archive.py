@@ -10,7 +10,8 @@ from activities.adapters import Target
 from activities.failures import translated
 from activities.verification import COMMIT_RECORD_ADAPTER
 from deltaferry.model.naming import COMMIT_RECORD, GATEWAY_CONTAINER_PREFIX, gateway_container, history_name
-from workflows.messages import ArchiveInput, CommitRecords, SiteProfile
+from workflows.site_messages import SiteProfile
+from workflows.step_messages import ArchiveInput, CommitRecords
 
 
 class Archive:

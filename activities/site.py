@@ -6,7 +6,7 @@ from temporalio import activity
 
 from activities.failures import translated
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from workflows.messages import SiteInput, SiteProfile
+from workflows.site_messages import SiteInput, SiteProfile
 
 
 class SiteActivities:
@@ -23,6 +23,7 @@ class SiteActivities:
         if profile is None:
             known = ", ".join(sorted(self._profiles)) or "none"
             raise DeltaferryError(
-                ErrorKind.BAD_INPUT, f"There is no site {request.site!r} in this installation's configuration. Known sites: {known}."
+                ErrorKind.BAD_INPUT,
+                f"There is no site {request.site!r} in this installation's configuration. Known sites: {known}.",
             )
         return profile

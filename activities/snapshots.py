@@ -31,7 +31,8 @@ from deltaferry.model.vm import Claim, PowerState, Snapshot, SnapshotDisk, Sourc
 from deltaferry.planning.change_ids import tracking_uuid
 from deltaferry.planning.prerequisites import disks_changed
 from deltaferry.ports import Beat
-from workflows.messages import BeginCycleInput, BegunCycle, OnReplication, Placement, PlannedDisk, PreparedSource
+from workflows.site_messages import Placement
+from workflows.step_messages import BeginCycleInput, BegunCycle, OnReplication, PlannedDisk, PreparedSource
 
 
 def placement(vm: SourceVm) -> Placement:
@@ -178,7 +179,8 @@ class Snapshots:
         if frozen is None or frozen.capacity_bytes != expected.capacity_bytes:
             found = "is missing" if frozen is None else f"has {frozen.capacity_bytes} bytes"
             raise DeltaferryError(
-                ErrorKind.DISKS_CHANGED, f"In the snapshot, disk {expected.label!r} {found}; replicated are {expected.capacity_bytes}."
+                ErrorKind.DISKS_CHANGED,
+                f"In the snapshot, disk {expected.label!r} {found}; replicated are {expected.capacity_bytes}.",
             )
         return frozen
 

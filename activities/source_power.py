@@ -12,14 +12,7 @@ from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.vm import PowerState
 from deltaferry.ports import Beat, Hypervisor
-from workflows.messages import (
-    GuardInput,
-    OnReplication,
-    ShutDownInput,
-    ShutDownResult,
-    SourceStatus,
-    UnguardInput,
-)
+from workflows.step_messages import GuardInput, OnReplication, ShutDownInput, ShutDownResult, SourceStatus, UnguardInput
 
 _POLL_S = 0.5
 

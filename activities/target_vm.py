@@ -11,14 +11,8 @@ from activities.progress import Heartbeats
 from deltaferry.model.naming import seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.ports import DiskImport, ImportedDisk, TargetVmSpec
-from workflows.messages import (
-    CreatedVm,
-    CreateVmInput,
-    DeleteTargetInput,
-    ImportedDisks,
-    ImportInput,
-    TargetProperties,
-)
+from workflows.operator_input import TargetProperties
+from workflows.step_messages import CreatedVm, CreateVmInput, DeleteTargetInput, ImportedDisks, ImportInput
 
 
 @dataclass(frozen=True, slots=True)

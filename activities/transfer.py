@@ -14,7 +14,7 @@ from deltaferry.blocks.plan import decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
 from deltaferry.model.replication import ReplicationRef, StoredSegment
 from deltaferry.ports import SendDisk, SendJob, SentDisk
-from workflows.messages import ChunkDisk, SentChunk, TransferInput, TransferResult
+from workflows.step_messages import ChunkDisk, SentChunk, TransferInput, TransferResult
 
 DIGEST_METADATA = "digest"
 """Metadata of a segment object: hexadecimal BLAKE3-256 of its bytes, so that a listing is enough to write a manifest."""

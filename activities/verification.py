@@ -26,15 +26,8 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.ports import Beat
-from workflows.messages import (
-    AppliedChunk,
-    OnReplication,
-    ReplicateVmInput,
-    SealedCycle,
-    SealInput,
-    SettleInput,
-    VerifyChunksInput,
-)
+from workflows.replication_state import ReplicateVmInput
+from workflows.step_messages import AppliedChunk, OnReplication, SealedCycle, SealInput, SettleInput, VerifyChunksInput
 
 COMMIT_RECORD_ADAPTER = TypeAdapter(ReplicateVmInput)
 """The commit record is the very input that starts the entity again, as JSON."""
@@ -137,9 +130,7 @@ class Verification:
         require_same(manifest.segments, account.applied, chunk.manifest.key)
         return account
 
-    def _check_coverage(
-        self, stores: Stores, plan_ref: PlanRef, first: int, end: int, accounts: Iterable[TargetAccount]
-    ) -> None:
+    def _check_coverage(self, stores: Stores, plan_ref: PlanRef, first: int, end: int, accounts: Iterable[TargetAccount]) -> None:
         plan = decode_plan(stores.gateway.get(plan_ref.ref.key))
         covered = SectorSet()
         for account in accounts:
@@ -167,4 +158,3 @@ class Verification:
             snapshot = stores.seeds.snapshot(seed_container(ref), seed_name(disk.key), request.seal, metadata)
             snapshots.append((disk.key, snapshot))
         return RecoveryPoint(request.cycle_key, request.taken_at, request.seal, tuple(snapshots))
-

@@ -29,8 +29,12 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import Operation
 from workers.settings import Settings, TemporalSettings
 from workflows import names
-from workflows.messages import AdoptInput, AdoptResult, CycleRecord, DiskView, EnableInput, EnableResult, StatusView
+from workflows.operator_input import AdoptInput, EnableInput
 from workflows.plugin import plugin
+from workflows.replication_state import CycleRecord
+from workflows.site_messages import EnableResult
+from workflows.step_messages import AdoptResult
+from workflows.views import DiskView, StatusView
 
 Handle = WorkflowHandle[Any, Any]
 

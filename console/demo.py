@@ -27,7 +27,9 @@ from lab.world import World
 from workers.serving import connect
 from workers.settings import load_settings
 from workflows import names
-from workflows.messages import EnableInput, EnableResult, StatusView
+from workflows.operator_input import EnableInput
+from workflows.site_messages import EnableResult
+from workflows.views import StatusView
 
 _MIB = 1024 * 1024
 _VM = "web-01"
@@ -100,7 +102,11 @@ class Demo:
         await self._initial(handle)
         synced = await self._deltas(handle)
         await handle.signal("migrate_now", {"reason": "the demo asks for it"})
-        migrated = await self._until(handle, "the migration", lambda s: s.migration_state in (MigrationState.MIGRATED.value, MigrationState.MIGRATION_FAILED.value))
+        migrated = await self._until(
+            handle,
+            "the migration",
+            lambda s: s.migration_state in (MigrationState.MIGRATED.value, MigrationState.MIGRATION_FAILED.value),
+        )
         result = migrated.migration
         if result is None or result.target_vm_id is None:
             raise DemoFailed(f"The migration failed: {result.error.message if result and result.error else 'without a reason'}")
@@ -150,24 +156,34 @@ class Demo:
 
             status = await self._until(handle, "the initial replication", show)
         if status.replication_state == ReplicationState.INITIAL_FAILED.value:
-            raise DemoFailed(f"The initial replication failed: {status.health[0].message if status.health else 'without a reason'}")
+            raise DemoFailed(
+                f"The initial replication failed: {status.health[0].message if status.health else 'without a reason'}"
+            )
         self.phase("initial replication")
 
     async def _deltas(self, handle: WorkflowHandle[object, object]) -> StatusView:
-        status = await self._until(handle, "the delta cycles", lambda s: s.cycles_committed >= _DELTAS or s.replication_state == ReplicationState.REPAIR_PENDING.value)
+        status = await self._until(
+            handle,
+            "the delta cycles",
+            lambda s: s.cycles_committed >= _DELTAS or s.replication_state == ReplicationState.REPAIR_PENDING.value,
+        )
         if status.cycles_committed < _DELTAS:
             raise DemoFailed(f"A delta cycle failed: {status.health[0].message if status.health else 'without a reason'}")
         self.phase(f"{status.cycles_committed} delta cycles, {size_text(status.delta_bytes_sent)} sent")
         return status
 
-    async def _until(self, handle: WorkflowHandle[object, object], what: str, reached: Callable[[StatusView], bool]) -> StatusView:
+    async def _until(
+        self, handle: WorkflowHandle[object, object], what: str, reached: Callable[[StatusView], bool]
+    ) -> StatusView:
         deadline = time.monotonic() + _STEP_LIMIT_S
         while time.monotonic() < deadline:
             status: StatusView = await handle.query("status", result_type=StatusView)
             if reached(status):
                 return status
             await asyncio.sleep(_POLL_S)
-        raise DemoFailed(f"Gave up waiting for {what} after {_STEP_LIMIT_S:.0f} s; the lab's logs are in {self._world.directory / 'logs'}.")
+        raise DemoFailed(
+            f"Gave up waiting for {what} after {_STEP_LIMIT_S:.0f} s; the lab's logs are in {self._world.directory / 'logs'}."
+        )
 
     def _compare(self, vm_id: str) -> bool:
         """Read both sides; and hold the target against the guest's own journal."""

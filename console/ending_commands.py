@@ -28,7 +28,9 @@ from console.outcomes import CommandError, ExitCode
 from console.session import Session
 from console.views import migration_view
 from deltaferry.model.states import MigrationState, Operation
-from workflows.messages import EndOptions, EndResult, MigrateOptions, StatusView
+from workflows.operator_input import EndOptions, MigrateOptions
+from workflows.replication_state import EndResult
+from workflows.views import StatusView
 
 app = typer.Typer()
 
@@ -40,12 +42,18 @@ _KeepTracking = Annotated[bool, typer.Option("--keep-change-tracking", help="Lea
 def migrate(
     vm: VmArgument,
     site: SiteOption = None,
-    keep_source_running: bool = typer.Option(False, "--keep-source-running", help="Do not shut the source down: its last writes are not in the target."),
+    keep_source_running: bool = typer.Option(
+        False, "--keep-source-running", help="Do not shut the source down: its last writes are not in the target."
+    ),
     shutdown_timeout: ShutdownTimeout = None,
-    allow_power_off: bool = typer.Option(False, "--allow-power-off", help="Power off hard when the guest has not shut down in time."),
+    allow_power_off: bool = typer.Option(
+        False, "--allow-power-off", help="Power off hard when the guest has not shut down in time."
+    ),
     max_downtime: MaxDowntime = None,
     expected_import: ExpectedImport = None,
-    guard_source: bool = typer.Option(True, "--guard-source/--no-guard-source", help="Annotate the source and disconnect its NICs at power-on."),
+    guard_source: bool = typer.Option(
+        True, "--guard-source/--no-guard-source", help="Annotate the source and disconnect its NICs at power-on."
+    ),
     properties: PropertiesOption = None,
     reason: ReasonOption = "",
     wait: WaitOption = False,

@@ -40,7 +40,9 @@ def from_file(path: Path) -> FoundHistory:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise CommandError(ExitCode.NOT_FOUND, f"The file {path} cannot be read: {error.strerror or type(error).__name__}.") from None
+        raise CommandError(
+            ExitCode.NOT_FOUND, f"The file {path} cannot be read: {error.strerror or type(error).__name__}."
+        ) from None
     return FoundHistory(str(path), _decoded(data, str(path), path.stem))
 
 
@@ -71,7 +73,12 @@ def from_archive(settings: Settings, reference: str, run_id: str | None) -> list
         )
     if len(matches) > 1:
         listed = ", ".join(sorted(f"{workflow_id} ({container})" for _, container, workflow_id in matches))
-        raise CommandError(ExitCode.USAGE, f"Several archives match {reference}: {listed}.", "Name one by its replication id.", ErrorKind.VM_AMBIGUOUS)
+        raise CommandError(
+            ExitCode.USAGE,
+            f"Several archives match {reference}: {listed}.",
+            "Name one by its replication id.",
+            ErrorKind.VM_AMBIGUOUS,
+        )
     gateway, container, workflow_id = matches[0]
     found = [
         FoundHistory(f"{container}/{stored.name}", _decoded(gateway.get(f"{container}/{stored.name}"), stored.name, workflow_id))
@@ -81,7 +88,9 @@ def from_archive(settings: Settings, reference: str, run_id: str | None) -> list
     if not found:
         which = f"run {run_id}" if run_id is not None else "run"
         raise CommandError(
-            ExitCode.NOT_FOUND, f"No {which} of {workflow_id} is archived.", "A run is archived when it ends; the present one is on the server."
+            ExitCode.NOT_FOUND,
+            f"No {which} of {workflow_id} is archived.",
+            "A run is archived when it ends; the present one is on the server.",
         )
     return sorted(found, key=lambda item: item.history.events[0].event_time.ToNanoseconds())
 

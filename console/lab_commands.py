@@ -17,7 +17,9 @@ from workflows import names
 app = typer.Typer()
 
 _LABS = Path(".lab")
-DirectoryOption = Annotated[Path | None, typer.Option("--directory", metavar="DIR", help="The lab's folder; otherwise a new one under .lab/.")]
+DirectoryOption = Annotated[
+    Path | None, typer.Option("--directory", metavar="DIR", help="The lab's folder; otherwise a new one under .lab/.")
+]
 
 
 def _folder(directory: Path | None, kind: str) -> Path:
@@ -51,7 +53,11 @@ def lab(directory: DirectoryOption = None, as_json: JsonOption = False) -> None:
 def demo(
     disk: Annotated[
         list[Path] | None,
-        typer.Option("--disk", metavar="PATH", help="An image of your own instead of the built one: raw, or VMDK, VHDX, qcow2 with qemu-img installed."),
+        typer.Option(
+            "--disk",
+            metavar="PATH",
+            help="An image of your own instead of the built one: raw, or VMDK, VHDX, qcow2 with qemu-img installed.",
+        ),
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab and its Temporal UI up afterwards, until Ctrl-C.")] = False,
     directory: DirectoryOption = None,

@@ -17,5 +17,7 @@ def late(module: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise CommandError(
-            ExitCode.USAGE, f"The package {error.name} is not installed.", "Install the lab's packages with `pip install 'deltaferry[lab]'`."
+            ExitCode.USAGE,
+            f"The package {error.name} is not installed.",
+            "Install the lab's packages with `pip install 'deltaferry[lab]'`.",
         ) from None

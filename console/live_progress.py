@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.progress import StepProgress
 from deltaferry.model.errors import CATALOGUE, ErrorKind
-from workflows.messages import StatusView
+from workflows.views import StatusView
 
 _MOVES_OUT = "transfer"
 """The activity that reads the source: its progress is a cycle's progress; applying follows behind it."""
@@ -73,7 +73,11 @@ def summed_up(copied_percent: float | None, steps: Iterable[LiveStep]) -> LivePr
     percent = copied_percent
     if moving is not None and moving.percent is not None:
         base = copied_percent or 0.0
-        percent = round(base + (100 - base) * moving.percent / 100, 1) if moving.activity == _MOVES_OUT or copied_percent is None else base
+        percent = (
+            round(base + (100 - base) * moving.percent / 100, 1)
+            if moving.activity == _MOVES_OUT or copied_percent is None
+            else base
+        )
     return LiveProgress(
         percent=percent,
         bytes_done=moving.bytes_done if moving else 0,

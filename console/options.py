@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.errors import ErrorKind
 from workers.settings_types import parse_duration
-from workflows.messages import TargetProperties
+from workflows.operator_input import TargetProperties
 from workflows.refusals import bad_input_sentence
 
 T = TypeVar("T")
@@ -24,12 +24,20 @@ def _duration(text: str) -> timedelta:
     return duration
 
 
-VmArgument = Annotated[str, typer.Argument(metavar="VM", help="The VM's name or instance UUID, or the replication's workflow id.")]
-SiteOption = Annotated[str | None, typer.Option("--site", metavar="SITE", help="The VM's site; needed where several sites have such a VM.")]
+VmArgument = Annotated[
+    str, typer.Argument(metavar="VM", help="The VM's name or instance UUID, or the replication's workflow id.")
+]
+SiteOption = Annotated[
+    str | None, typer.Option("--site", metavar="SITE", help="The VM's site; needed where several sites have such a VM.")
+]
 SiteFilter = Annotated[str | None, typer.Option("--site", metavar="SITE", help="Only this site's replications.")]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="The settings file; otherwise DELTAFERRY_CONFIG, ./deltaferry.toml, ~/.config/deltaferry/deltaferry.toml."),
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="The settings file; otherwise DELTAFERRY_CONFIG, ./deltaferry.toml, ~/.config/deltaferry/deltaferry.toml.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of standard output.")]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; kept in the history.")]
@@ -37,30 +45,53 @@ WaitOption = Annotated[bool, typer.Option("--wait", help="Show the progress unti
 RunOption = Annotated[str | None, typer.Option("--run", metavar="RUN_ID", help="Only this run of the workflow.")]
 PropertiesOption = Annotated[
     str | None,
-    typer.Option("--properties", metavar="JSON", help='Target properties as a JSON object, e.g. {"size": "Standard_D4s_v5"}, or @FILE with one.'),
+    typer.Option(
+        "--properties",
+        metavar="JSON",
+        help='Target properties as a JSON object, e.g. {"size": "Standard_D4s_v5"}, or @FILE with one.',
+    ),
 ]
 ShutdownTimeout = Annotated[
-    timedelta | None, typer.Option(parser=_duration, metavar="DURATION", help="How long the guest may take to shut down, e.g. 15m; 10m if not given.")
+    timedelta | None,
+    typer.Option(
+        parser=_duration, metavar="DURATION", help="How long the guest may take to shut down, e.g. 15m; 10m if not given."
+    ),
 ]
 MaxDowntime = Annotated[
     timedelta | None,
-    typer.Option(parser=_duration, metavar="DURATION", help="Repeat on-demand deltas until the predicted downtime fits; give up before the shut-down."),
+    typer.Option(
+        parser=_duration,
+        metavar="DURATION",
+        help="Repeat on-demand deltas until the predicted downtime fits; give up before the shut-down.",
+    ),
 ]
 ExpectedImport = Annotated[
     timedelta | None,
-    typer.Option(parser=_duration, metavar="DURATION", help="What --max-downtime reckons for importing the disks; 1m if not given."),
+    typer.Option(
+        parser=_duration, metavar="DURATION", help="What --max-downtime reckons for importing the disks; 1m if not given."
+    ),
 ]
 
 TargetVmName = Annotated[str | None, typer.Option("--target-vm-name", metavar="NAME", help="Name of the VM in Azure.")]
 TargetSize = Annotated[str | None, typer.Option("--target-size", metavar="SIZE", help="Its size, e.g. Standard_D4s_v5.")]
 TargetResourceGroup = Annotated[str | None, typer.Option("--target-resource-group", metavar="NAME", help="Its resource group.")]
-TargetNetwork = Annotated[str | None, typer.Option("--target-network", metavar="NAME", help="Its virtual network: name or resource id.")]
+TargetNetwork = Annotated[
+    str | None, typer.Option("--target-network", metavar="NAME", help="Its virtual network: name or resource id.")
+]
 TargetSubnet = Annotated[str | None, typer.Option("--target-subnet", metavar="NAME", help="Its subnet.")]
 TargetZone = Annotated[str | None, typer.Option("--target-zone", metavar="ZONE", help="Its availability zone.")]
-TargetDiskSku = Annotated[str | None, typer.Option("--target-disk-sku", metavar="SKU", help="Type of its disks, e.g. Premium_LRS.")]
-TargetLicenseType = Annotated[str | None, typer.Option("--target-license-type", metavar="TYPE", help="Licence that is brought along, e.g. Windows_Server.")]
-TargetOsType = Annotated[str | None, typer.Option("--target-os-type", metavar="OS", help="Linux or Windows, where the source does not say.")]
-TargetTags = Annotated[list[str] | None, typer.Option("--target-tag", metavar="KEY=VALUE", help="A tag; may be given several times.")]
+TargetDiskSku = Annotated[
+    str | None, typer.Option("--target-disk-sku", metavar="SKU", help="Type of its disks, e.g. Premium_LRS.")
+]
+TargetLicenseType = Annotated[
+    str | None, typer.Option("--target-license-type", metavar="TYPE", help="Licence that is brought along, e.g. Windows_Server.")
+]
+TargetOsType = Annotated[
+    str | None, typer.Option("--target-os-type", metavar="OS", help="Linux or Windows, where the source does not say.")
+]
+TargetTags = Annotated[
+    list[str] | None, typer.Option("--target-tag", metavar="KEY=VALUE", help="A tag; may be given several times.")
+]
 
 
 def target_properties(properties: str | None, tags: list[str] | None, **named: str | None) -> TargetProperties:
@@ -98,7 +129,10 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _bad_properties(problem: str) -> CommandError:
     return CommandError(
-        ExitCode.USAGE, f"--properties cannot be used: {problem}.", "Write for example --properties '{\"subnet\": \"web\"}'.", ErrorKind.BAD_INPUT
+        ExitCode.USAGE,
+        f"--properties cannot be used: {problem}.",
+        'Write for example --properties \'{"subnet": "web"}\'.',
+        ErrorKind.BAD_INPUT,
     )
 
 

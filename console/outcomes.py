@@ -68,7 +68,9 @@ _CODES = {
     ErrorKind.ALREADY_PROTECTED: ExitCode.REFUSED,
 }
 
-_SAYS_WHAT_TO_DO = frozenset({ErrorKind.OPERATION_REFUSED, ErrorKind.BAD_CONFIGURATION, ErrorKind.BAD_INPUT, ErrorKind.PREREQUISITES_FAILED})
+_SAYS_WHAT_TO_DO = frozenset(
+    {ErrorKind.OPERATION_REFUSED, ErrorKind.BAD_CONFIGURATION, ErrorKind.BAD_INPUT, ErrorKind.PREREQUISITES_FAILED}
+)
 """Kinds whose own sentence names the remedy; the catalogue's would only repeat it in other words."""
 
 _ASK_FOR_WORKER = "Look whether a control worker runs, and start one with `deltaferry worker control`."
@@ -93,9 +95,13 @@ def command_error(error: BaseException) -> CommandError:
             sentence = "No worker has answered in time: the request may still be carried out later."
             return CommandError(ExitCode.FAILED, sentence, _ASK_FOR_WORKER)
         case WorkflowQueryFailedError():
-            return CommandError(ExitCode.FAILED, f"The workflow cannot answer: {error}.", "Ask a replication, not another workflow.")
+            return CommandError(
+                ExitCode.FAILED, f"The workflow cannot answer: {error}.", "Ask a replication, not another workflow."
+            )
         case WorkflowQueryRejectedError():
-            return CommandError(ExitCode.FAILED, "The workflow has ended and does not answer.", "`deltaferry list` shows what runs.")
+            return CommandError(
+                ExitCode.FAILED, "The workflow has ended and does not answer.", "`deltaferry list` shows what runs."
+            )
         case WorkflowAlreadyStartedError():
             return CommandError(ExitCode.REFUSED, f"The workflow {error.workflow_id} runs already.", "Wait for its end.")
         case RPCError():
@@ -124,16 +130,22 @@ def _of_cause(cause: BaseException | None) -> CommandError:
 def _of_status(status: RPCStatusCode, message: str) -> CommandError:
     match status:
         case RPCStatusCode.NOT_FOUND:
-            return CommandError(ExitCode.NOT_FOUND, f"Temporal does not find it: {message}.", "`deltaferry list` shows what runs.")
+            return CommandError(
+                ExitCode.NOT_FOUND, f"Temporal does not find it: {message}.", "`deltaferry list` shows what runs."
+            )
         case RPCStatusCode.UNAVAILABLE:
             return CommandError(
-                ExitCode.UNREACHABLE, "Temporal does not answer any more.", "Look after the Temporal server, then repeat the command."
+                ExitCode.UNREACHABLE,
+                "Temporal does not answer any more.",
+                "Look after the Temporal server, then repeat the command.",
             )
         case RPCStatusCode.DEADLINE_EXCEEDED | RPCStatusCode.CANCELLED | RPCStatusCode.FAILED_PRECONDITION:
             return CommandError(ExitCode.FAILED, "No worker answered for the workflow in time.", _ASK_FOR_WORKER)
         case RPCStatusCode.PERMISSION_DENIED | RPCStatusCode.UNAUTHENTICATED:
             return CommandError(
-                ExitCode.USAGE, "Temporal refused the credentials.", "Correct the TLS files or API key in the Temporal CLI's configuration."
+                ExitCode.USAGE,
+                "Temporal refused the credentials.",
+                "Correct the TLS files or API key in the Temporal CLI's configuration.",
             )
         case RPCStatusCode.INVALID_ARGUMENT:
             return CommandError(

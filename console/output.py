@@ -41,10 +41,17 @@ class Output:
 
     def failure(self, error: CommandError) -> None:
         """Print why a command failed: a sentence with its remedy on standard error, and for programs an object."""
-        self._notes.print(Text("Error: ", style="bold red"), Text(" ".join(filter(None, (error.sentence, error.remedy)))), sep="", soft_wrap=True)
+        self._notes.print(
+            Text("Error: ", style="bold red"),
+            Text(" ".join(filter(None, (error.sentence, error.remedy)))),
+            sep="",
+            soft_wrap=True,
+        )
         if self.as_json:
             kind = error.kind.value if error.kind is not None else None
-            self._object({"error": {"sentence": error.sentence, "remedy": error.remedy, "kind": kind, "exit_code": int(error.code)}})
+            self._object(
+                {"error": {"sentence": error.sentence, "remedy": error.remedy, "kind": kind, "exit_code": int(error.code)}}
+            )
 
     def _object(self, data: object) -> None:
         sys.stdout.write(json.dumps(_ANYTHING.dump_python(data, mode="json"), ensure_ascii=False) + "\n")

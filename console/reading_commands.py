@@ -15,7 +15,9 @@ app = typer.Typer()
 @app.command("list", epilog="Example: deltaferry list --site lon1")
 def list_replications(
     site: SiteFilter = None,
-    state: str | None = typer.Option(None, "--state", metavar="STATE", help='Only replications in this state, e.g. "Delta sync".'),
+    state: str | None = typer.Option(
+        None, "--state", metavar="STATE", help='Only replications in this state, e.g. "Delta sync".'
+    ),
     ended_too: bool = typer.Option(False, "--all", help="Those that have ended too, as long as the Temporal server keeps them."),
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -25,7 +27,9 @@ def list_replications(
 
     async def work(client: Client) -> None:
         rows = [row async for row in replicating.replications(client, site=site, ended_too=ended_too)]
-        rows = sorted((row for row in rows if state in (None, row.replication_state)), key=lambda row: (row.site, row.vm, row.started_at))
+        rows = sorted(
+            (row for row in rows if state in (None, row.replication_state)), key=lambda row: (row.site, row.vm, row.started_at)
+        )
         session.output.result(replications_table(rows), {"replications": rows})
 
     session.run(work)

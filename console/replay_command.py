@@ -22,21 +22,33 @@ from deltaferry.planning.phrases import count_text, duration_text
 app = typer.Typer()
 
 
-@app.command(epilog="Example: deltaferry replay --file history.json --explain  ·  deltaferry replay --archive web-01  ·  deltaferry replay vm/lon1/4213f5a0-…")
+@app.command(
+    epilog="Example: deltaferry replay --file history.json --explain  ·  deltaferry replay --archive web-01  ·  deltaferry replay vm/lon1/4213f5a0-…"
+)
 def replay(
     workflow: Annotated[
-        str | None, typer.Argument(metavar="[WORKFLOW]", help="Id of a workflow on the Temporal server, or the VM of a running replication.")
+        str | None,
+        typer.Argument(metavar="[WORKFLOW]", help="Id of a workflow on the Temporal server, or the VM of a running replication."),
     ] = None,
     file: Annotated[
-        list[Path] | None, typer.Option("--file", metavar="PATH", help="A history as the Temporal UI or CLI downloads it; may be given several times.")
+        list[Path] | None,
+        typer.Option(
+            "--file", metavar="PATH", help="A history as the Temporal UI or CLI downloads it; may be given several times."
+        ),
     ] = None,
     archive: Annotated[
         str | None,
-        typer.Option("--archive", metavar="VM", help="The archived runs of this replication in the gateway store: VM, workflow id or replication id."),
+        typer.Option(
+            "--archive",
+            metavar="VM",
+            help="The archived runs of this replication in the gateway store: VM, workflow id or replication id.",
+        ),
     ] = None,
     run: RunOption = None,
     site: SiteOption = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show what happened and what was decided, with the reasons.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show what happened and what was decided, with the reasons.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -75,9 +87,13 @@ def replay(
 def _view(results: list[ReplayOutcome]) -> RenderableType:
     parts: list[RenderableType] = []
     for outcome in results:
-        parts.append(Text(f"{outcome.workflow_id} ({outcome.workflow_type}, run {outcome.run_id}), from {outcome.origin}", style="bold"))
+        parts.append(
+            Text(f"{outcome.workflow_id} ({outcome.workflow_type}, run {outcome.run_id}), from {outcome.origin}", style="bold")
+        )
         made_by = f", made by {outcome.build}" if outcome.build else ""
-        verdict = Text("OK", style="green") if outcome.deterministic else Text(f"NOT the same decisions: {outcome.error}", style="red")
+        verdict = (
+            Text("OK", style="green") if outcome.deterministic else Text(f"NOT the same decisions: {outcome.error}", style="red")
+        )
         parts.append(Text.assemble(f"  {count_text(outcome.events, 'event')}{made_by}: ", verdict))
         if outcome.timeline:
             parts.append(_timeline(outcome))

@@ -32,7 +32,10 @@ from console.output import Output
 from console.session import Session
 from deltaferry.model.states import ReplicationState
 from deltaferry.planning.phrases import count_text
-from workflows.messages import AdoptInput, AdoptResult, EnableInput, EnableResult, StatusView, TargetProperties
+from workflows.operator_input import AdoptInput, EnableInput, TargetProperties
+from workflows.site_messages import EnableResult
+from workflows.step_messages import AdoptResult
+from workflows.views import StatusView
 
 app = typer.Typer()
 
@@ -128,7 +131,9 @@ def _initial_is_over(view: StatusView) -> bool:
 
 def _not_reached(view: StatusView) -> CommandError:
     if not view.health:
-        return CommandError(ExitCode.FAILED, f"The initial replication was not finished: the replication is now {view.replication_state}.")
+        return CommandError(
+            ExitCode.FAILED, f"The initial replication was not finished: the replication is now {view.replication_state}."
+        )
     error = view.health[0]
     return CommandError(ExitCode.FAILED, f"{view.replication_state}: {error.message}", error.remedy, error.kind)
 

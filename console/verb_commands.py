@@ -29,7 +29,7 @@ from console.options import (
 from console.outcomes import CommandError, ExitCode
 from console.session import Session
 from deltaferry.model.states import Operation
-from workflows.messages import Reason, TargetProperties
+from workflows.operator_input import Reason, TargetProperties
 
 app = typer.Typer()
 
@@ -45,31 +45,41 @@ def _send(session: Session, vm: str, site: str | None, operation: Operation, arg
 
 
 @app.command(epilog='Example: deltaferry pause web-01 --reason "storage maintenance"')
-def pause(vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def pause(
+    vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Let the running cycle finish, then run none until resume."""
     _send(Session(config, as_json=as_json), vm, site, Operation.PAUSE, lambda: Reason(reason))
 
 
 @app.command(epilog="Example: deltaferry resume web-01")
-def resume(vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def resume(
+    vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Run cycles again: after a pause, or of a VM that was migrated."""
     _send(Session(config, as_json=as_json), vm, site, Operation.RESUME, lambda: Reason(reason))
 
 
 @app.command(epilog="Example: deltaferry retry web-01")
-def retry(vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def retry(
+    vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Try again what failed and waits for an operator."""
     _send(Session(config, as_json=as_json), vm, site, Operation.RETRY, lambda: Reason(reason))
 
 
 @app.command(epilog="Example: deltaferry repair web-01")
-def repair(vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def repair(
+    vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Resynchronise a replication that is Repair pending."""
     _send(Session(config, as_json=as_json), vm, site, Operation.REPAIR, lambda: Reason(reason))
 
 
 @app.command(epilog="Example: deltaferry rollback web-01")
-def rollback(vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def rollback(
+    vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
     """Power the source on again after a migration that failed behind its shut-down."""
     _send(Session(config, as_json=as_json), vm, site, Operation.ROLLBACK, lambda: Reason(reason))
 
@@ -109,7 +119,9 @@ def target(
             os_type=target_os_type,
         )
         if given == TargetProperties():
-            raise CommandError(ExitCode.USAGE, "There is nothing to change.", "Give at least one target property, e.g. --target-size.")
+            raise CommandError(
+                ExitCode.USAGE, "There is nothing to change.", "Give at least one target property, e.g. --target-size."
+            )
         return given
 
     _send(Session(config, as_json=as_json), vm, site, Operation.UPDATE_TARGET, changes)

@@ -13,7 +13,8 @@ from console.client import ReplicationRow
 from console.live_progress import LiveProgress, LiveStep
 from console.output import local_time
 from deltaferry.planning.phrases import count_text, duration_text, size_text
-from workflows.messages import CycleRecord, DiskView, MigrationResult, StatusView
+from workflows.replication_state import CycleRecord, MigrationResult
+from workflows.views import DiskView, StatusView
 
 _BAR_COLUMNS = 32
 _SHOWN_CYCLES = 6
@@ -34,7 +35,9 @@ def replications_table(rows: Sequence[ReplicationRow]) -> RenderableType:
     """Return the list of replications."""
     if not rows:
         return Text("No replications. `deltaferry enable VM --site SITE` starts one.")
-    table = Table("VM", "site", "replication", "migration", "health", "last recovery point", "workflow id", box=None, pad_edge=False)
+    table = Table(
+        "VM", "site", "replication", "migration", "health", "last recovery point", "workflow id", box=None, pad_edge=False
+    )
     for row in rows:
         state = row.replication_state if row.running else "ended"
         healthy = row.health in ("", "Healthy")
@@ -74,7 +77,9 @@ def _facts(shown: Snapshot) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
-    predicted = duration_text(timedelta(seconds=view.predicted_downtime_s)) if view.predicted_downtime_s is not None else "not known yet"
+    predicted = (
+        duration_text(timedelta(seconds=view.predicted_downtime_s)) if view.predicted_downtime_s is not None else "not known yet"
+    )
     rows = [
         ("VM", f"{view.vm} at {view.site}"),
         ("Workflow", shown.workflow_id),
@@ -83,7 +88,10 @@ def _facts(shown: Snapshot) -> RenderableType:
         ("Now", view.activity),
         ("Last recovery point", local_time(view.last_recovery_point, "none yet")),
         ("Next cycle", local_time(view.next_cycle_at)),
-        ("Committed", f"{count_text(view.cycles_committed, 'cycle')}, {size_text(view.delta_bytes_sent)} sent, {count_text(view.verified_blocks, 'block')} verified"),
+        (
+            "Committed",
+            f"{count_text(view.cycles_committed, 'cycle')}, {size_text(view.delta_bytes_sent)} sent, {count_text(view.verified_blocks, 'block')} verified",
+        ),
         ("Predicted downtime", predicted),
         ("Job", view.job_id or "–"),  # noqa: RUF001 - the sign for nothing
         ("You can send", ", ".join(view.allowed) or "nothing at present"),
@@ -97,7 +105,12 @@ def _bars(shown: Snapshot) -> list[RenderableType]:
     progress = shown.progress
     table = Table.grid(padding=(0, 2))
     if progress.percent is not None:
-        table.add_row(Text("all disks"), _bar(progress.percent), Text(f"{progress.percent:.1f} %"), Text(_rest(progress.bytes_per_s, progress.eta_s)))
+        table.add_row(
+            Text("all disks"),
+            _bar(progress.percent),
+            Text(f"{progress.percent:.1f} %"),
+            Text(_rest(progress.bytes_per_s, progress.eta_s)),
+        )
     for step in progress.steps:
         table.add_row(Text(step.step), _bar(step.percent), Text(_amount(step)), Text(_step_note(step)))
     return [Text(), table] if table.row_count else []
@@ -134,7 +147,9 @@ def _health(view: StatusView) -> Iterable[RenderableType]:
     for warning in view.warnings:
         yield Text(f"\n{warning}", style="yellow")
     if view.last_refused is not None:
-        yield Text(f"\nLast refused request: {view.last_refused.operation} at {local_time(view.last_refused.at)}: {view.last_refused.sentence}")
+        yield Text(
+            f"\nLast refused request: {view.last_refused.operation} at {local_time(view.last_refused.at)}: {view.last_refused.sentence}"
+        )
 
 
 def _disks(disks: Iterable[DiskView]) -> RenderableType:

@@ -22,7 +22,8 @@ RoleName = Literal["control", "source", "target"]
 def worker(
     role: Annotated[RoleName, typer.Argument(help="control: workflows; source: beside vCenter; target: beside the storage.")],
     appliance: Annotated[
-        str | None, typer.Option("--appliance", metavar="NAME", help="Serve only the transfers of this scale-out appliance (role source).")
+        str | None,
+        typer.Option("--appliance", metavar="NAME", help="Serve only the transfers of this scale-out appliance (role source)."),
     ] = None,
     build_id: Annotated[str | None, typer.Option("--build-id", metavar="ID", help="Version of this worker's deployment.")] = None,
     config: ConfigOption = None,

@@ -65,9 +65,7 @@ def make_certificates(directory: Path) -> Certificates:
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     write_private(made.key_file, private)
     made.certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     made.ca_file.write_bytes(ca.public_bytes(serialization.Encoding.PEM))

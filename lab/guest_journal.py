@@ -97,7 +97,9 @@ def surviving(entries: Iterable[JournalEntry], disk: int) -> tuple[JournalEntry,
     starts: list[int] = []
     ends: list[int] = []
     kept: list[JournalEntry] = []
-    for entry in sorted((entry for entry in entries if entry.disk == disk and entry.length > 0), key=lambda entry: -entry.sequence):
+    for entry in sorted(
+        (entry for entry in entries if entry.disk == disk and entry.length > 0), key=lambda entry: -entry.sequence
+    ):
         end = entry.offset + entry.length
         first = bisect.bisect_right(ends, entry.offset)
         last = bisect.bisect_left(starts, end)

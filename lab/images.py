@@ -149,7 +149,9 @@ def marked_ranges(path: Path, marker: bytes) -> tuple[Extent, ...]:
 def _convert(source: Path, kind: str, target: Path) -> None:
     tool = shutil.which("qemu-img")
     if tool is None:
-        raise LabError(f"{source} is a {kind} image: converting it needs qemu-img, which is not installed. Install it, or give a raw image.")
+        raise LabError(
+            f"{source} is a {kind} image: converting it needs qemu-img, which is not installed. Install it, or give a raw image."
+        )
     command = [tool, "convert", "-f", kind, "-O", "raw", str(source), str(target)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -72,7 +72,9 @@ class GuestDisk:
             raise OSError(errno.EPROTO, "the server does not speak NBD's newstyle handshake")
         name = self.export.encode()
         request = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
-        self._send(struct.pack(">I", _FIXED_NEWSTYLE_NO_ZEROES) + struct.pack(">QII", _OPTION_MAGIC, _OPT_GO, len(request)) + request)
+        self._send(
+            struct.pack(">I", _FIXED_NEWSTYLE_NO_ZEROES) + struct.pack(">QII", _OPTION_MAGIC, _OPT_GO, len(request)) + request
+        )
         size_bytes: int | None = None
         while True:
             magic, _, kind, length = struct.unpack(">QIII", self._receive(20))

@@ -77,9 +77,25 @@ class TemporalServer:
         self.await_ready()
 
     def _knows_search_attributes(self) -> bool:
-        command = (temporal_executable(), "operator", "search-attribute", "list", "--address", self.address, "-n", NAMESPACE, "-o", "json")
+        command = (
+            temporal_executable(),
+            "operator",
+            "search-attribute",
+            "list",
+            "--address",
+            self.address,
+            "-n",
+            NAMESPACE,
+            "-o",
+            "json",
+        )
         asked = subprocess.run(
-            command, env={**os.environ, **self._environment}, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+            command,
+            env={**os.environ, **self._environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         return asked.returncode == 0 and self._search_attributes <= _attribute_names(json.loads(asked.stdout))
 

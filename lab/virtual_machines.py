@@ -47,7 +47,9 @@ def vm_of(name: str, images: Sequence[DiskImage]) -> BuiltVm:
     return BuiltVm(spec, tuple(images))
 
 
-def start_guest(world: World, vm: BuiltVm, journal: Path, bytes_per_second: int = GUEST_BYTES_PER_SECOND, seed: int = 0) -> ManagedProcess:
+def start_guest(
+    world: World, vm: BuiltVm, journal: Path, bytes_per_second: int = GUEST_BYTES_PER_SECOND, seed: int = 0
+) -> ManagedProcess:
     """Start the guest of a running VM; it writes inside what its images allow. Raises LabError if they allow nothing."""
     found = world.vcenter_control.vm(vm.spec.name)
     host, _, port = world.endpoints.nbd[found.host].rpartition(":")

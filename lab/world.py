@@ -57,7 +57,9 @@ class World:
         self.certificates = make_certificates(self.directory / "certificates")
         self._control_token = secrets.token_urlsafe(24)
         self._keys = {account: new_account_key() for account in ACCOUNTS.values()}
-        self.temporal = TemporalServer(self.directory / "temporal", self._logs, self.settings.search_attributes, with_ui=self.settings.with_ui)
+        self.temporal = TemporalServer(
+            self.directory / "temporal", self._logs, self.settings.search_attributes, with_ui=self.settings.with_ui
+        )
         self.blobs = BlobService(self.directory / "stores", self._logs, self.certificates, self._keys)
         self.arm = self._azure()
         self.environment = self._secrets()

@@ -29,7 +29,10 @@ _SECRETS = (
     (re.compile(r"(?i)\b(sig|signature)=[^&\s\"'\\,;)\]}]+"), r"\1=" + _REDACTED),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{16,}"), r"\1 " + _REDACTED),
     (re.compile(r"(?i)\b(sharedkey(?:lite)?)\s+[^\s\"'\\]+"), r"\1 " + _REDACTED),
-    (re.compile(r"(?i)\b(accountkey|sharedaccesssignature|password|client_secret|vmware_soap_session)=[^&;\s\"'\\]+"), r"\1=" + _REDACTED),
+    (
+        re.compile(r"(?i)\b(accountkey|sharedaccesssignature|password|client_secret|vmware_soap_session)=[^&;\s\"'\\]+"),
+        r"\1=" + _REDACTED,
+    ),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*"), _REDACTED),
 )
 """SAS signatures, authorization headers, connection strings, session cookies, JSON Web Tokens. A last belt only:

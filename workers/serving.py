@@ -104,7 +104,12 @@ def source_queues(settings: Settings, closers: list[Callable[[], None]], only_tr
 def target_queues(settings: Settings, client: Client) -> list[Serving]:
     """Return what a target worker serves: what is done beside the stores, and Azure Resource Manager."""
     targets = {name: build_target(settings, name) for name in settings.targets}
-    apply, verification, cleanup, archive = Apply(targets), Verification(targets), TargetCleanup(targets), Archive(targets, client)
+    apply, verification, cleanup, archive = (
+        Apply(targets),
+        Verification(targets),
+        TargetCleanup(targets),
+        Archive(targets, client),
+    )
     checks, vm = TargetChecks(targets), TargetVmActivities(targets)
     beside_stores: list[Callable[..., Any]] = [
         apply.prepare_target,

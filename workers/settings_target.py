@@ -65,7 +65,9 @@ class AccountSettings:
     def __post_init__(self) -> None:
         """Refuse plain HTTP unless the configuration says so in so many words (spec §5)."""
         if self.url.startswith("http:") and not self.allow_plain_http:
-            raise refused("has an http:// url: write https://, or add allow_plain_http = true if nothing in between needs protection")
+            raise refused(
+                "has an http:// url: write https://, or add allow_plain_http = true if nothing in between needs protection"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,12 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import MigrationState
     from workflows import names
     from workflows.holding_slots import ensure_arbiter
-    from workflows.messages import AdoptInput, AdoptResult, EntityState, FailureView, ReplicateVmInput, SiteInput
+    from workflows.operator_input import AdoptInput
     from workflows.policies import ASK
     from workflows.refusals import EXAMPLES
+    from workflows.replication_state import EntityState, FailureView, ReplicateVmInput
+    from workflows.site_messages import SiteInput
+    from workflows.step_messages import AdoptResult
     from workflows.steps import failure_of, health_error, perform, refusal
 
 

@@ -15,8 +15,9 @@ from temporalio import workflow
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import Operation
 from deltaferry.planning.transitions import Situation, judge
-from workflows.messages import EndOptions, MigrateOptions, Reason, Refusal, TargetProperties
+from workflows.operator_input import EndOptions, MigrateOptions, Reason, TargetProperties
 from workflows.refusals import bad_input_sentence
+from workflows.replication_state import Refusal
 from workflows.steps import refusal
 
 T = TypeVar("T")
@@ -26,7 +27,9 @@ _AS_USUAL = MigrateOptions()
 _PLAIN_END = EndOptions()
 
 _REASON = 'input: {"reason": "why"} or nothing'
-_MIGRATE = 'input: {"keep_source_running": false, "shutdown_timeout": "PT10M", "allow_power_off": false, "reason": "why"} or nothing'
+_MIGRATE = (
+    'input: {"keep_source_running": false, "shutdown_timeout": "PT10M", "allow_power_off": false, "reason": "why"} or nothing'
+)
 _END = 'input: {"keep_change_tracking": false, "reason": "why"} or nothing'
 _TARGET = 'input: {"size": "Standard_D4s_v5", "subnet": "web"}: the properties to change'
 

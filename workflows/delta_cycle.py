@@ -22,25 +22,22 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase
 from workflows import names
 from workflows.holding_slots import SlotHolder
-from workflows.messages import (
+from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
+from workflows.replication_state import CycleRecord, EntityState, FailureView, Replication
+from workflows.site_messages import SiteProfile
+from workflows.step_messages import (
     AppliedChunk,
     ApplyInput,
     BeginCycleInput,
     BegunCycle,
     ChunkDisk,
-    CycleRecord,
-    EntityState,
-    FailureView,
     OnReplication,
-    Replication,
     SealedCycle,
     SealInput,
     SentChunk,
     SettleInput,
-    SiteProfile,
     TransferInput,
 )
-from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
 from workflows.steps import failure_of, perform
 
 FENCE_TRIES = 3

@@ -10,21 +10,19 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import ReplicationRef
     from workflows import names
     from workflows.holding_slots import ensure_arbiter
-    from workflows.messages import (
+    from workflows.operator_input import EnableInput
+    from workflows.policies import ASK
+    from workflows.refusals import EXAMPLES
+    from workflows.replication_state import EntityState, ReplicateVmInput, Replication
+    from workflows.site_messages import (
         CheckedSource,
         CheckSourceInput,
         CheckTargetInput,
-        EnableInput,
         EnableResult,
-        EntityState,
         FindingView,
-        ReplicateVmInput,
-        Replication,
         SiteInput,
         SiteProfile,
     )
-    from workflows.policies import ASK
-    from workflows.refusals import EXAMPLES
     from workflows.steps import failure_of, perform, refusal
 
 _ERROR = "error"

@@ -17,20 +17,13 @@ with workflow.unsafe.imports_passed_through():
     from workflows import names
     from workflows.commands import ReplicationCommands
     from workflows.holding_slots import give_back
-    from workflows.messages import (
-        CleanSourceInput,
-        DiskView,
-        EndInput,
-        EndResult,
-        OnReplication,
-        Refusal,
-        SettleInput,
-        SlotsGranted,
-        StatusView,
-    )
     from workflows.policies import CLEAN
     from workflows.presenting import details, disk_views, status_view
+    from workflows.replication_state import EndInput, EndResult, Refusal
+    from workflows.slot_messages import SlotsGranted
+    from workflows.step_messages import CleanSourceInput, OnReplication, SettleInput
     from workflows.steps import failure_of, health_error, perform, refusal, require_carried
+    from workflows.views import DiskView, StatusView
 
 
 class Ending(ReplicationCommands):

@@ -8,7 +8,8 @@ from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 
 from deltaferry.model.replication import CycleKind
 from workflows import names
-from workflows.messages import Placement, SiteProfile, SlotsGranted, SlotsReleased, SlotsState, SlotsWanted
+from workflows.site_messages import Placement, SiteProfile
+from workflows.slot_messages import SlotsGranted, SlotsReleased, SlotsState, SlotsWanted
 from workflows.steps import cancellation_kept
 
 _ASK_AGAIN = timedelta(minutes=5)

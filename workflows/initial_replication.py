@@ -13,24 +13,20 @@ with workflow.unsafe.imports_passed_through():
     from workflows import names
     from workflows.delta_cycle import apply_chunks, begin_cycle, mint_cycle_key, release_snapshot, seal, send_chunk, unfinished
     from workflows.holding_slots import SlotHolder
-    from workflows.messages import (
+    from workflows.job_messages import InitialInput, InitialPass, InitialProgress, InitialResult, JobReport
+    from workflows.policies import VERIFY
+    from workflows.replication_state import InitialSummary
+    from workflows.reporting import ReportingJob, report_once
+    from workflows.slot_messages import SlotsGranted
+    from workflows.step_messages import (
         AppliedChunk,
         BeginCycleInput,
         BegunCycle,
         ChunkDisk,
-        InitialInput,
-        InitialPass,
-        InitialProgress,
-        InitialResult,
-        InitialSummary,
-        JobReport,
         SealInput,
         SentChunk,
-        SlotsGranted,
         VerifyChunksInput,
     )
-    from workflows.policies import VERIFY
-    from workflows.reporting import ReportingJob, report_once
     from workflows.steps import cancellation_kept, failure_of, health_error, perform, require_carried
 
 _LOST_SNAPSHOTS = 20

@@ -16,24 +16,20 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import HealthError, JobOutcome
     from deltaferry.planning.phrases import duration_text
     from workflows import names
-    from workflows.messages import (
+    from workflows.job_messages import CycleAnswer, CycleWanted, JobReport, MigrateInput
+    from workflows.policies import ASK, AZURE, POWER
+    from workflows.presenting import predicted_downtime
+    from workflows.replication_state import CycleRecord, MigrationResult
+    from workflows.reporting import ReportingJob, report_once
+    from workflows.step_messages import (
         CreateVmInput,
-        CycleAnswer,
-        CycleRecord,
-        CycleWanted,
         DeleteTargetInput,
         GuardInput,
         ImportInput,
-        JobReport,
-        MigrateInput,
-        MigrationResult,
         OnReplication,
         ShutDownInput,
         SourceStatus,
     )
-    from workflows.policies import ASK, AZURE, POWER
-    from workflows.presenting import predicted_downtime
-    from workflows.reporting import ReportingJob, report_once
     from workflows.steps import cancellation_kept, failure_of, health_error, perform, require_carried
 
 T = TypeVar("T")

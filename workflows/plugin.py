@@ -17,8 +17,10 @@ from temporalio.worker import WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from deltaferry.model.errors import ErrorKind
-from workflows.messages import EndInput, InitialInput, MigrateInput, ReplicateVmInput, SlotsState
+from workflows.job_messages import InitialInput, MigrateInput
 from workflows.refusals import EXAMPLES, bad_input_sentence
+from workflows.replication_state import EndInput, ReplicateVmInput
+from workflows.slot_messages import SlotsState
 
 _LOG = logging.getLogger(__name__)
 

@@ -7,7 +7,8 @@ from deltaferry.model.states import MigrationState
 from deltaferry.planning.downtime import predict
 from deltaferry.planning.phrases import duration_text, size_text
 from deltaferry.planning.transitions import Situation, allowed
-from workflows.messages import CycleRecord, DiskView, EntityState, Replication, StatusView
+from workflows.replication_state import CycleRecord, EntityState, Replication
+from workflows.views import DiskView, StatusView
 
 _SHOWN_CYCLES = 8
 KEPT_CYCLES = 20

@@ -18,7 +18,9 @@ EXAMPLES = {
 
 def bad_input_sentence(what: str, kind: type[Any], error: ValidationError) -> str:
     """Return what is wrong with an input, field by field, with an example of a right one. Holds no value of the input."""
-    problems = "; ".join(_problem(kind, details["loc"], details["type"], details["msg"]) for details in error.errors(include_input=False))
+    problems = "; ".join(
+        _problem(kind, details["loc"], details["type"], details["msg"]) for details in error.errors(include_input=False)
+    )
     example = EXAMPLES.get(kind.__name__, "{}")
     return f"The input ({what}) cannot be used: {problems}. Write for example {example}"
 

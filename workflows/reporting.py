@@ -6,7 +6,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 from workflows import names
-from workflows.messages import JobReport
+from workflows.job_messages import JobReport
 
 _FIRST_WAIT = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=1)
@@ -17,7 +17,9 @@ class ReportingJob:
 
     _entity_adopted = False
 
-    @workflow.signal(name=names.ENTITY_ADOPTED, description="Sent by a replication that runs again: it may have missed the report.")
+    @workflow.signal(
+        name=names.ENTITY_ADOPTED, description="Sent by a replication that runs again: it may have missed the report."
+    )
     def entity_adopted(self) -> None:
         """Report at once."""
         self._entity_adopted = True

@@ -10,15 +10,8 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind
     from deltaferry.planning.slots import Lease, Priority, SlotLimits, SlotRequest, grant
     from workflows import names
-    from workflows.messages import (
-        HeldLease,
-        SiteProfile,
-        SlotsGranted,
-        SlotsReleased,
-        SlotsState,
-        SlotsWanted,
-        WaitingRequest,
-    )
+    from workflows.site_messages import SiteProfile
+    from workflows.slot_messages import HeldLease, SlotsGranted, SlotsReleased, SlotsState, SlotsWanted, WaitingRequest
     from workflows.steps import require_carried
 
 _ASK_HOLDERS_EVERY = timedelta(minutes=1)
@@ -129,7 +122,12 @@ class SiteSlots:
         return info.is_continue_as_new_suggested() or info.is_target_worker_deployment_version_changed()
 
     def _present(self) -> None:
-        lines = [f"**Site {self._state.profile.site}**", "", f"{len(self._state.leases)} leases held, {len(self._state.waiting)} waiting", ""]
+        lines = [
+            f"**Site {self._state.profile.site}**",
+            "",
+            f"{len(self._state.leases)} leases held, {len(self._state.waiting)} waiting",
+            "",
+        ]
         lines += [f"- holds {h.wanted.disks} disks: {h.wanted.holder} ({h.wanted.kind})" for h in self._state.leases]
         lines += [f"- waits for {w.wanted.disks} disks: {w.wanted.holder} ({w.wanted.kind})" for w in self._state.waiting]
         workflow.set_current_details("\n".join(lines))

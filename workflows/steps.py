@@ -12,9 +12,9 @@ from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import HealthError
-from workflows.messages import FailureView
 from workflows.policies import Step, priority
 from workflows.refusals import EXAMPLES
+from workflows.replication_state import FailureView
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -22,18 +22,39 @@ R = TypeVar("R")
 
 @overload
 async def perform(
-    step: Callable[[Any, A], Awaitable[R]], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None, aside: bool = False
+    step: Callable[[Any, A], Awaitable[R]],
+    request: A,
+    *,
+    queue: str,
+    limits: Step,
+    summary: str,
+    kind: CycleKind | None = None,
+    aside: bool = False,
 ) -> R: ...
 
 
 @overload
 async def perform(
-    step: Callable[[Any, A], R], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None, aside: bool = False
+    step: Callable[[Any, A], R],
+    request: A,
+    *,
+    queue: str,
+    limits: Step,
+    summary: str,
+    kind: CycleKind | None = None,
+    aside: bool = False,
 ) -> R: ...
 
 
 async def perform(
-    step: Callable[[Any, A], Any], request: A, *, queue: str, limits: Step, summary: str, kind: CycleKind | None = None, aside: bool = False
+    step: Callable[[Any, A], Any],
+    request: A,
+    *,
+    queue: str,
+    limits: Step,
+    summary: str,
+    kind: CycleKind | None = None,
+    aside: bool = False,
 ) -> Any:
     """Run an activity under a step's limits. `summary` is what the Temporal UI's timeline shows.
 

@@ -51,9 +51,7 @@ def account_name(url: str) -> str:
     if path:
         return path
     if _is_address(host):
-        raise DeltaferryError(
-            ErrorKind.BAD_CONFIGURATION, f"{url} names no account: write https://<host>:<port>/<account>"
-        )
+        raise DeltaferryError(ErrorKind.BAD_CONFIGURATION, f"{url} names no account: write https://<host>:<port>/<account>")
     return host.partition(".")[0]
 
 

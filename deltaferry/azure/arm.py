@@ -94,7 +94,9 @@ class ArmClients:
 
     def __init__(self, settings: ArmSettings) -> None:
         if not settings.endpoint.startswith("https://"):
-            raise DeltaferryError(ErrorKind.BAD_CONFIGURATION, f"{settings.endpoint}: Azure Resource Manager is only used over https")
+            raise DeltaferryError(
+                ErrorKind.BAD_CONFIGURATION, f"{settings.endpoint}: Azure Resource Manager is only used over https"
+            )
         self.settings = settings
         endpoint = settings.endpoint.rstrip("/")
         credential = CheckedCredential(settings.credential)

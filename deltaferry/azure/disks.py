@@ -94,7 +94,8 @@ def _imported(disk: Disk, spec: DiskImport) -> ImportedDisk:
     size_bytes = disk.properties.disk_size_bytes if disk.properties else None
     if size_bytes is not None and size_bytes < round_up(spec.capacity_bytes, MIB):
         raise DeltaferryError(
-            ErrorKind.AZURE_FAILED, f"disk {spec.name} has {size_bytes} bytes after its import, the source has {spec.capacity_bytes}"
+            ErrorKind.AZURE_FAILED,
+            f"disk {spec.name} has {size_bytes} bytes after its import, the source has {spec.capacity_bytes}",
         )
     if not disk.id:
         raise DeltaferryError(ErrorKind.AZURE_FAILED, f"disk {spec.name} came without an id")

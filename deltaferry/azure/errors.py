@@ -206,7 +206,11 @@ def arm_error(error: AzureError, what: str, here: Mapping[str, ErrorKind] = Mapp
     code = error_code(error)
     kind = here.get(code) or ARM_BY_CODE.get(code)
     if kind is None:
-        kind = _K.AZURE_LOGIN_REJECTED if isinstance(error, ClientAuthenticationError) else ARM_BY_STATUS.get(status, _K.AZURE_FAILED)
+        kind = (
+            _K.AZURE_LOGIN_REJECTED
+            if isinstance(error, ClientAuthenticationError)
+            else ARM_BY_STATUS.get(status, _K.AZURE_FAILED)
+        )
     detail = f"{what}: {_answer(error)}"
     if isinstance(error, HttpResponseError) and error.error is not None and error.error.message:
         detail += ": " + _SIGNATURE.sub(r"\1…", str(error.error.message))[:_MESSAGE_LIMIT]

@@ -202,7 +202,8 @@ class VaultKey:
 def _require_kind(stored: _Wrapped, kind: str) -> None:
     if stored.kind != kind:
         raise DeltaferryError(
-            ErrorKind.KEY_UNAVAILABLE, f"the data key was wrapped by a {stored.kind} key, this worker is configured for a {kind} key"
+            ErrorKind.KEY_UNAVAILABLE,
+            f"the data key was wrapped by a {stored.kind} key, this worker is configured for a {kind} key",
         )
 
 
@@ -213,5 +214,7 @@ def _vault_errors(what: str) -> Iterator[None]:
     except AzureError as error:
         status = f", HTTP {error.status_code}" if isinstance(error, HttpResponseError) and error.status_code else ""
         raise DeltaferryError(
-            ErrorKind.KEY_UNAVAILABLE, f"{what}: {error_code(error) or type(error).__name__}{status}", retry_after=retry_after(error)
+            ErrorKind.KEY_UNAVAILABLE,
+            f"{what}: {error_code(error) or type(error).__name__}{status}",
+            retry_after=retry_after(error),
         ) from None

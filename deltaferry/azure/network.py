@@ -55,7 +55,8 @@ class Networks:
         match = _NETWORK_ID.fullmatch(network)
         if match is None or match["subscription"].lower() != self._arm.settings.subscription_id.lower():
             raise DeltaferryError(
-                ErrorKind.BAD_INPUT, f"{network} is not the id of a virtual network of subscription {self._arm.settings.subscription_id}"
+                ErrorKind.BAD_INPUT,
+                f"{network} is not the id of a virtual network of subscription {self._arm.settings.subscription_id}",
             )
         return NetworkRef(match["group"], match["name"])
 

@@ -23,7 +23,9 @@ class AzureTarget:
         """Return a sentence for each of these that does not exist; what lies in something missing is not listed again."""
         sentences = []
         if not self._vms.group_exists(resource_group):
-            sentences.append(f"Resource group {resource_group} does not exist in subscription {self._arm.settings.subscription_id}.")
+            sentences.append(
+                f"Resource group {resource_group} does not exist in subscription {self._arm.settings.subscription_id}."
+            )
             if not network.startswith("/"):
                 return tuple(sentences)
         ref = self._networks.resolve(resource_group, network)
@@ -65,5 +67,7 @@ class AzureTarget:
         name = spec.os_disk.resource_id.rpartition("/")[2]
         disk = self._disks.read(resource_group, name)
         if disk is None or disk.properties is None or disk.properties.os_type is None:
-            raise DeltaferryError(ErrorKind.AZURE_NOT_FOUND, f"boot disk {name} of VM {spec.name} does not exist, or has no system")
+            raise DeltaferryError(
+                ErrorKind.AZURE_NOT_FOUND, f"boot disk {name} of VM {spec.name} does not exist, or has no system"
+            )
         return str(getattr(disk.properties.os_type, "value", disk.properties.os_type))

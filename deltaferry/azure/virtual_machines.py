@@ -130,7 +130,9 @@ class VirtualMachines:
                 for lun, disk in enumerate(spec.data_disks)
             ],
         )
-        nic = NetworkInterfaceReference(id=nic_id, properties=NetworkInterfaceReferenceProperties(primary=True, delete_option="Delete"))
+        nic = NetworkInterfaceReference(
+            id=nic_id, properties=NetworkInterfaceReferenceProperties(primary=True, delete_option="Delete")
+        )
         return VirtualMachine(
             location=self._arm.settings.location,
             tags=dict(tags),

@@ -69,5 +69,6 @@ def require_same(expected: tuple[StoredSegment, ...], applied: tuple[StoredSegme
     different = [stored.number for stored, read in zip(expected, applied, strict=False) if stored != read]
     first = different[0] if different else min(len(expected), len(applied))
     raise DeltaferryError(
-        _KIND, f"{what}: {len(applied)} objects were applied where the manifest lists {len(expected)}; the first difference is at {first}"
+        _KIND,
+        f"{what}: {len(applied)} objects were applied where the manifest lists {len(expected)}; the first difference is at {first}",
     )

@@ -70,9 +70,7 @@ class SegmentPacker:
         self._buffers = buffers
         self._compressor = zstandard.ZstdCompressor(level=LEVEL, write_checksum=False, write_content_size=True)
 
-    def pack(
-        self, identity: SegmentIdentity, areas: Sequence[PlanEntry], granules: tuple[tuple[int, bytes], ...]
-    ) -> memoryview:
+    def pack(self, identity: SegmentIdentity, areas: Sequence[PlanEntry], granules: tuple[tuple[int, bytes], ...]) -> memoryview:
         """Return the finished object. The areas' data stands in `buffers.plaintext`, end to end, in the areas' order."""
         entries, checksums, length = self._squeeze(areas)
         payload, codec = self._compress(length)

@@ -146,7 +146,13 @@ def encode_plan(plan: Plan) -> bytes:
         gaps.append(start - previous)
         previous = start + (length >> 1)
     counts = array("Q", (plan._entry_end(number) - plan._first_entry[number] for number in range(plan.segments)))
-    body = put_number(plan.capacity_bytes), put_number(plan.segments), put_words(gaps), put_words(plan._lengths), put_words(counts)
+    body = (
+        put_number(plan.capacity_bytes),
+        put_number(plan.segments),
+        put_words(gaps),
+        put_words(plan._lengths),
+        put_words(counts),
+    )
     return seal_record(MAGIC, VERSION, b"".join(body))
 
 

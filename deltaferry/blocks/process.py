@@ -39,7 +39,11 @@ def _watch_parent(stream: BinaryIO) -> None:
 def _place(error: BaseException) -> str:
     """Return where an unexpected error came from, without its text, which could hold anything."""
     frames = traceback.extract_tb(error.__traceback__)
-    return f"{type(error).__name__} at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else type(error).__name__
+    return (
+        f"{type(error).__name__} at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}"
+        if frames
+        else type(error).__name__
+    )
 
 
 def _carry_out(task: Task, out: BinaryIO) -> Frame:

@@ -92,57 +92,253 @@ class ErrorRecord:
 _O, _V, _A, _D = Audience.OPERATOR, Audience.VSPHERE_ADMIN, Audience.AZURE_ADMIN, Audience.DEVELOPER
 _K = ErrorKind
 
+# fmt: off: one line for each kind, to be read as the table that it is
 CATALOGUE: dict[ErrorKind, ErrorRecord] = {
-    _K.BAD_INPUT: ErrorRecord("The input is not what this operation takes.", "Correct the named field and send it again.", False, _O),
-    _K.BAD_CONFIGURATION: ErrorRecord("A worker's configuration is incomplete or contradicts itself.", "Correct the named setting in the TOML file and restart that worker.", False, _O),
-    _K.VM_NOT_FOUND: ErrorRecord("The site has no VM of that name or instance UUID.", "Check the name in vCenter, and the site; use the instance UUID where names change.", False, _O),
-    _K.VM_AMBIGUOUS: ErrorRecord("Several VMs of the site have that name.", "Name the VM by one of the instance UUIDs in the message.", False, _O),
-    _K.PREREQUISITES_FAILED: ErrorRecord("The VM does not meet the prerequisites for replication.", "Mend each finding in the list, then enable replication again.", False, _O),
-    _K.ALREADY_PROTECTED: ErrorRecord("The VM is already being replicated.", "Use the replication named in the message, or stop it first.", False, _O),
-    _K.CLAIM_LOST: ErrorRecord("The VM no longer carries this replication's claim.", "Find out who removed or replaced the extraConfig entry; then stop this replication, or repair it.", False, _O),
-    _K.OPERATION_REFUSED: ErrorRecord("The operation is not possible in the replication's present state.", "Read the sentence in the message: it says when the operation is accepted.", False, _O),
-    _K.VSPHERE_LOGIN_REJECTED: ErrorRecord("vCenter refused the user name or password.", "Correct the site's credentials; the worker reads them again at the next attempt.", True, _V, timedelta(seconds=30)),
-    _K.VSPHERE_PERMISSION: ErrorRecord("The vSphere user lacks a privilege.", "Grant the privilege named in the message.", False, _V),
-    _K.VSPHERE_UNREACHABLE: ErrorRecord("vCenter or an ESXi host does not answer.", "Check the network between the source appliance, vCenter (443) and the ESXi host (902).", True, _V),
-    _K.VSPHERE_BUSY: ErrorRecord("vSphere is carrying out another task on the VM.", "Nothing: it is tried again when the other task is done.", True, _V, timedelta(seconds=5)),
-    _K.VSPHERE_FAULT: ErrorRecord("vSphere reported a fault that may pass.", "If it persists, look up the fault named in the message in the VM's events.", True, _V),
-    _K.SNAPSHOT_LOST: ErrorRecord("The replication's snapshot is gone from the VM.", "Nothing: the next cycle takes a new one. Find out who removed it.", False, _V),
-    _K.SNAPSHOT_REFUSED: ErrorRecord("vSphere could not take the snapshot.", "Read the fault in the message; take a snapshot by hand to see the full reason.", True, _V, timedelta(seconds=20)),
-    _K.CONSOLIDATION_STUCK: ErrorRecord("The VM's disks still need consolidation.", "Consolidate the VM's disks in vCenter; a backup product may hold a lock on them.", True, _V, timedelta(seconds=20)),
-    _K.CBT_OFF: ErrorRecord("Change block tracking is off on a disk.", "Repair the replication: tracking is enabled again and the disk resynchronised.", False, _V),
-    _K.CBT_RESET: ErrorRecord("Change block tracking was reset: the tracking UUID changed.", "Repair the replication: the disk must be resynchronised.", False, _V),
-    _K.CBT_NO_EPOCH: ErrorRecord("The datastore cannot tell which areas are allocated.", "Nothing: the whole disk is read instead.", False, _V),
-    _K.CBT_CHANGE_ID_REJECTED: ErrorRecord("vSphere does not know the last committed change id.", "Repair the replication: the disk must be resynchronised.", False, _V),
-    _K.CBT_CORRUPT: ErrorRecord("The change tracking file of a disk is damaged.", "Reset change block tracking on the VM, then repair the replication.", False, _V),
-    _K.DISKS_CHANGED: ErrorRecord("A disk was added, removed or resized under replication.", "Undo the change, or stop the replication and enable it again.", False, _O),
-    _K.DATASTORE_FULL: ErrorRecord("A datastore's free space is below the threshold.", "Enlarge the datastore, or migrate its VMs one at a time.", True, _V, timedelta(minutes=1)),
-    _K.GUEST_SHUTDOWN_TIMED_OUT: ErrorRecord("The guest did not shut down in time.", "Shut it down by hand and migrate again, or allow the power-off.", False, _O),
-    _K.GUEST_TOOLS_UNAVAILABLE: ErrorRecord("VMware Tools do not run in the guest, so it cannot be asked to shut down.", "Shut it down by hand and migrate again, or allow the power-off.", False, _O),
-    _K.DISK_READ_FAILED: ErrorRecord("Reading the snapshot's disk failed.", "If it persists, check the ESXi host's NFC service and TCP 902 from the appliance.", True, _V),
-    _K.STORE_UNREACHABLE: ErrorRecord("A storage account does not answer.", "Check the network to the storage account's endpoint.", True, _A),
-    _K.STORE_THROTTLED: ErrorRecord("A storage account throttles.", "Nothing: it is tried again. If it persists, spread the replications over more accounts.", True, _A),
-    _K.STORE_ACCESS_DENIED: ErrorRecord("A storage account refused the credential.", "Check the worker's role assignment or account key.", True, _A, timedelta(seconds=30)),
-    _K.STORE_OBJECT_MISSING: ErrorRecord("An object of the log or gateway store is missing.", "Nothing: the cycle fails and the next one repairs it. Find out who deleted it.", False, _A),
-    _K.STORE_FULL: ErrorRecord("A storage account has no room left.", "Make room, or raise the account's capacity.", True, _A, timedelta(minutes=1)),
-    _K.FENCED: ErrorRecord("A newer writer has taken over the seed disk.", "Nothing: the replication raises its number and goes on.", False, _D),
-    _K.SEED_MISSING: ErrorRecord("A seed disk is missing.", "Stop the replication and enable it again; find out who deleted the page blob.", False, _A),
-    _K.CHECKSUM_MISMATCH: ErrorRecord("A block's checksum does not match its content.", "Nothing at first: the cycle fails and the next one repairs it.", False, _D),
-    _K.SEGMENT_DAMAGED: ErrorRecord("A stored segment cannot be authenticated or decoded.", "Nothing at first: the cycle fails and the next one repairs it.", False, _D),
-    _K.COVERAGE_MISMATCH: ErrorRecord("The sectors written are not the sectors that had to be replicated.", "Nothing at first: the cycle fails and the next one repairs it.", False, _D),
-    _K.MANIFEST_MISMATCH: ErrorRecord("The segments applied are not the segments that the source listed.", "Nothing at first: the cycle fails and the next one repairs it.", False, _D),
-    _K.KEY_UNAVAILABLE: ErrorRecord("The data key cannot be unwrapped.", "Check the Key Vault key or the local key file, and the worker's access to it.", True, _A, timedelta(seconds=30)),
-    _K.LOCAL_DISK_FULL: ErrorRecord("The worker's own disk is full.", "Make room on the worker's machine.", True, _O, timedelta(seconds=30)),
-    _K.AZURE_LOGIN_REJECTED: ErrorRecord("Azure refused the worker's identity.", "Check the identity's secret, certificate or federation.", True, _A, timedelta(seconds=30)),
-    _K.AZURE_PERMISSION: ErrorRecord("The worker's identity lacks an Azure permission.", "Grant the action named in the message.", False, _A),
+    _K.BAD_INPUT: ErrorRecord(
+        "The input is not what this operation takes.", "Correct the named field and send it again.", False, _O
+    ),
+    _K.BAD_CONFIGURATION: ErrorRecord(
+        "A worker's configuration is incomplete or contradicts itself.",
+        "Correct the named setting in the TOML file and restart that worker.",
+        False,
+        _O,
+    ),
+    _K.VM_NOT_FOUND: ErrorRecord(
+        "The site has no VM of that name or instance UUID.",
+        "Check the name in vCenter, and the site; use the instance UUID where names change.",
+        False,
+        _O,
+    ),
+    _K.VM_AMBIGUOUS: ErrorRecord(
+        "Several VMs of the site have that name.", "Name the VM by one of the instance UUIDs in the message.", False, _O
+    ),
+    _K.PREREQUISITES_FAILED: ErrorRecord(
+        "The VM does not meet the prerequisites for replication.",
+        "Mend each finding in the list, then enable replication again.",
+        False,
+        _O,
+    ),
+    _K.ALREADY_PROTECTED: ErrorRecord(
+        "The VM is already being replicated.", "Use the replication named in the message, or stop it first.", False, _O
+    ),
+    _K.CLAIM_LOST: ErrorRecord(
+        "The VM no longer carries this replication's claim.",
+        "Find out who removed or replaced the extraConfig entry; then stop this replication, or repair it.",
+        False,
+        _O,
+    ),
+    _K.OPERATION_REFUSED: ErrorRecord(
+        "The operation is not possible in the replication's present state.",
+        "Read the sentence in the message: it says when the operation is accepted.",
+        False,
+        _O,
+    ),
+    _K.VSPHERE_LOGIN_REJECTED: ErrorRecord(
+        "vCenter refused the user name or password.",
+        "Correct the site's credentials; the worker reads them again at the next attempt.",
+        True,
+        _V,
+        timedelta(seconds=30),
+    ),
+    _K.VSPHERE_PERMISSION: ErrorRecord(
+        "The vSphere user lacks a privilege.", "Grant the privilege named in the message.", False, _V
+    ),
+    _K.VSPHERE_UNREACHABLE: ErrorRecord(
+        "vCenter or an ESXi host does not answer.",
+        "Check the network between the source appliance, vCenter (443) and the ESXi host (902).",
+        True,
+        _V,
+    ),
+    _K.VSPHERE_BUSY: ErrorRecord(
+        "vSphere is carrying out another task on the VM.",
+        "Nothing: it is tried again when the other task is done.",
+        True,
+        _V,
+        timedelta(seconds=5),
+    ),
+    _K.VSPHERE_FAULT: ErrorRecord(
+        "vSphere reported a fault that may pass.",
+        "If it persists, look up the fault named in the message in the VM's events.",
+        True,
+        _V,
+    ),
+    _K.SNAPSHOT_LOST: ErrorRecord(
+        "The replication's snapshot is gone from the VM.",
+        "Nothing: the next cycle takes a new one. Find out who removed it.",
+        False,
+        _V,
+    ),
+    _K.SNAPSHOT_REFUSED: ErrorRecord(
+        "vSphere could not take the snapshot.",
+        "Read the fault in the message; take a snapshot by hand to see the full reason.",
+        True,
+        _V,
+        timedelta(seconds=20),
+    ),
+    _K.CONSOLIDATION_STUCK: ErrorRecord(
+        "The VM's disks still need consolidation.",
+        "Consolidate the VM's disks in vCenter; a backup product may hold a lock on them.",
+        True,
+        _V,
+        timedelta(seconds=20),
+    ),
+    _K.CBT_OFF: ErrorRecord(
+        "Change block tracking is off on a disk.",
+        "Repair the replication: tracking is enabled again and the disk resynchronised.",
+        False,
+        _V,
+    ),
+    _K.CBT_RESET: ErrorRecord(
+        "Change block tracking was reset: the tracking UUID changed.",
+        "Repair the replication: the disk must be resynchronised.",
+        False,
+        _V,
+    ),
+    _K.CBT_NO_EPOCH: ErrorRecord(
+        "The datastore cannot tell which areas are allocated.", "Nothing: the whole disk is read instead.", False, _V
+    ),
+    _K.CBT_CHANGE_ID_REJECTED: ErrorRecord(
+        "vSphere does not know the last committed change id.",
+        "Repair the replication: the disk must be resynchronised.",
+        False,
+        _V,
+    ),
+    _K.CBT_CORRUPT: ErrorRecord(
+        "The change tracking file of a disk is damaged.",
+        "Reset change block tracking on the VM, then repair the replication.",
+        False,
+        _V,
+    ),
+    _K.DISKS_CHANGED: ErrorRecord(
+        "A disk was added, removed or resized under replication.",
+        "Undo the change, or stop the replication and enable it again.",
+        False,
+        _O,
+    ),
+    _K.DATASTORE_FULL: ErrorRecord(
+        "A datastore's free space is below the threshold.",
+        "Enlarge the datastore, or migrate its VMs one at a time.",
+        True,
+        _V,
+        timedelta(minutes=1),
+    ),
+    _K.GUEST_SHUTDOWN_TIMED_OUT: ErrorRecord(
+        "The guest did not shut down in time.", "Shut it down by hand and migrate again, or allow the power-off.", False, _O
+    ),
+    _K.GUEST_TOOLS_UNAVAILABLE: ErrorRecord(
+        "VMware Tools do not run in the guest, so it cannot be asked to shut down.",
+        "Shut it down by hand and migrate again, or allow the power-off.",
+        False,
+        _O,
+    ),
+    _K.DISK_READ_FAILED: ErrorRecord(
+        "Reading the snapshot's disk failed.",
+        "If it persists, check the ESXi host's NFC service and TCP 902 from the appliance.",
+        True,
+        _V,
+    ),
+    _K.STORE_UNREACHABLE: ErrorRecord(
+        "A storage account does not answer.", "Check the network to the storage account's endpoint.", True, _A
+    ),
+    _K.STORE_THROTTLED: ErrorRecord(
+        "A storage account throttles.",
+        "Nothing: it is tried again. If it persists, spread the replications over more accounts.",
+        True,
+        _A,
+    ),
+    _K.STORE_ACCESS_DENIED: ErrorRecord(
+        "A storage account refused the credential.",
+        "Check the worker's role assignment or account key.",
+        True,
+        _A,
+        timedelta(seconds=30),
+    ),
+    _K.STORE_OBJECT_MISSING: ErrorRecord(
+        "An object of the log or gateway store is missing.",
+        "Nothing: the cycle fails and the next one repairs it. Find out who deleted it.",
+        False,
+        _A,
+    ),
+    _K.STORE_FULL: ErrorRecord(
+        "A storage account has no room left.", "Make room, or raise the account's capacity.", True, _A, timedelta(minutes=1)
+    ),
+    _K.FENCED: ErrorRecord(
+        "A newer writer has taken over the seed disk.", "Nothing: the replication raises its number and goes on.", False, _D
+    ),
+    _K.SEED_MISSING: ErrorRecord(
+        "A seed disk is missing.", "Stop the replication and enable it again; find out who deleted the page blob.", False, _A
+    ),
+    _K.CHECKSUM_MISMATCH: ErrorRecord(
+        "A block's checksum does not match its content.",
+        "Nothing at first: the cycle fails and the next one repairs it.",
+        False,
+        _D,
+    ),
+    _K.SEGMENT_DAMAGED: ErrorRecord(
+        "A stored segment cannot be authenticated or decoded.",
+        "Nothing at first: the cycle fails and the next one repairs it.",
+        False,
+        _D,
+    ),
+    _K.COVERAGE_MISMATCH: ErrorRecord(
+        "The sectors written are not the sectors that had to be replicated.",
+        "Nothing at first: the cycle fails and the next one repairs it.",
+        False,
+        _D,
+    ),
+    _K.MANIFEST_MISMATCH: ErrorRecord(
+        "The segments applied are not the segments that the source listed.",
+        "Nothing at first: the cycle fails and the next one repairs it.",
+        False,
+        _D,
+    ),
+    _K.KEY_UNAVAILABLE: ErrorRecord(
+        "The data key cannot be unwrapped.",
+        "Check the Key Vault key or the local key file, and the worker's access to it.",
+        True,
+        _A,
+        timedelta(seconds=30),
+    ),
+    _K.LOCAL_DISK_FULL: ErrorRecord(
+        "The worker's own disk is full.", "Make room on the worker's machine.", True, _O, timedelta(seconds=30)
+    ),
+    _K.AZURE_LOGIN_REJECTED: ErrorRecord(
+        "Azure refused the worker's identity.",
+        "Check the identity's secret, certificate or federation.",
+        True,
+        _A,
+        timedelta(seconds=30),
+    ),
+    _K.AZURE_PERMISSION: ErrorRecord(
+        "The worker's identity lacks an Azure permission.", "Grant the action named in the message.", False, _A
+    ),
     _K.AZURE_UNREACHABLE: ErrorRecord("Azure Resource Manager does not answer.", "Check the outbound network on 443.", True, _A),
-    _K.AZURE_THROTTLED: ErrorRecord("Azure Resource Manager throttles.", "Nothing: it is tried again when Azure says so.", True, _A),
-    _K.AZURE_QUOTA: ErrorRecord("The subscription's quota does not allow the resource.", "Ask for more quota, or choose another size.", False, _A),
-    _K.AZURE_NOT_FOUND: ErrorRecord("An Azure resource that the migration needs does not exist.", "Create it, or correct the target properties.", False, _A),
-    _K.AZURE_CONFLICT: ErrorRecord("An Azure resource of that name exists and is not ours.", "Choose another name in the target properties, or remove the resource.", False, _A),
+    _K.AZURE_THROTTLED: ErrorRecord(
+        "Azure Resource Manager throttles.", "Nothing: it is tried again when Azure says so.", True, _A
+    ),
+    _K.AZURE_QUOTA: ErrorRecord(
+        "The subscription's quota does not allow the resource.", "Ask for more quota, or choose another size.", False, _A
+    ),
+    _K.AZURE_NOT_FOUND: ErrorRecord(
+        "An Azure resource that the migration needs does not exist.", "Create it, or correct the target properties.", False, _A
+    ),
+    _K.AZURE_CONFLICT: ErrorRecord(
+        "An Azure resource of that name exists and is not ours.",
+        "Choose another name in the target properties, or remove the resource.",
+        False,
+        _A,
+    ),
     _K.AZURE_FAILED: ErrorRecord("Azure could not carry out an operation.", "Read Azure's code in the message.", True, _A),
-    _K.INTERRUPTED: ErrorRecord("The worker was stopped in the middle of a step.", "Nothing: another attempt goes on from what was done.", True, _D, timedelta(seconds=1)),
+    _K.INTERRUPTED: ErrorRecord(
+        "The worker was stopped in the middle of a step.",
+        "Nothing: another attempt goes on from what was done.",
+        True,
+        _D,
+        timedelta(seconds=1),
+    ),
     _K.INTERNAL: ErrorRecord("A defect of Deltaferry.", "Report it with the workflow's history.", True, _D),
 }
+# fmt: on
 
 
 class DeltaferryError(Exception):

@@ -13,9 +13,7 @@ CLAIM_KEY = "deltaferry.claim"
 SNAPSHOT_DESCRIPTION = "Taken by Deltaferry for replication. It is removed when the cycle's data is read."
 
 INSTALLATION_PATTERN = re.compile(r"[a-z0-9-]{1,12}")
-_SNAPSHOT = re.compile(
-    r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/(?P<cycle>[0-9]+-[0-9a-f-]{36})"
-)
+_SNAPSHOT = re.compile(r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/(?P<cycle>[0-9]+-[0-9a-f-]{36})")
 
 
 def snapshot_prefix(replication: ReplicationRef) -> str:

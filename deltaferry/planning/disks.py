@@ -41,7 +41,9 @@ def disks_changed(replicated: tuple[ReplicatedDisk, ...], vm: SourceVm) -> str |
         elif disk.capacity_bytes != present.capacity_bytes:
             before, after = _distinct(disk.capacity_bytes, present.capacity_bytes)
             sentences.append(f"{disk.label} (key {disk.key}) was resized from {before} to {after}.")
-    sentences += [f"{disk.label} (key {disk.key}, {size_text(disk.capacity_bytes)}) was added." for _, disk in sorted(now.items())]
+    sentences += [
+        f"{disk.label} (key {disk.key}, {size_text(disk.capacity_bytes)}) was added." for _, disk in sorted(now.items())
+    ]
     return " ".join(sentences) or None
 
 

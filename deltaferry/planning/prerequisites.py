@@ -91,7 +91,11 @@ def _privileges(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
 
 def _power(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
     if vm.power is PowerState.SUSPENDED:
-        yield _error(FindingCode.SUSPENDED, f"{vm.name} is suspended; what its memory holds cannot be replicated.", "Resume it, or power it off.")
+        yield _error(
+            FindingCode.SUSPENDED,
+            f"{vm.name} is suspended; what its memory holds cannot be replicated.",
+            "Resume it, or power it off.",
+        )
     elif vm.power is PowerState.OFF:
         yield Finding(FindingCode.POWERED_OFF, Severity.INFO, f"{vm.name} is powered off.", "Nothing: it is replicated as it is.")
     elif not vm.tools_running:
@@ -156,7 +160,9 @@ def _disk(vm: SourceVm, disk: SourceDisk) -> Iterator[Finding]:
     name = f"{disk.label} of {vm.name}"
     if disk.independent:
         yield _error(
-            FindingCode.DISK_INDEPENDENT, f"{name} is independent, so snapshots leave it out.", "Change the disk's mode to dependent."
+            FindingCode.DISK_INDEPENDENT,
+            f"{name} is independent, so snapshots leave it out.",
+            "Change the disk's mode to dependent.",
         )
     if disk.physical_rdm:
         yield _error(
@@ -166,7 +172,9 @@ def _disk(vm: SourceVm, disk: SourceDisk) -> Iterator[Finding]:
         )
     if disk.shared:
         yield _error(
-            FindingCode.DISK_SHARED, f"{name} is shared with other VMs, and snapshots of it are refused.", "Turn bus and multi-writer sharing off."
+            FindingCode.DISK_SHARED,
+            f"{name} is shared with other VMs, and snapshots of it are refused.",
+            "Turn bus and multi-writer sharing off.",
         )
     if disk.encrypted:
         yield _error(FindingCode.DISK_ENCRYPTED, f"{name} is encrypted by vSphere.", "Decrypt it by changing its storage policy.")

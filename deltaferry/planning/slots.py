@@ -191,7 +191,9 @@ def _fits(request: SlotRequest, used: _Used, limits: SlotLimits, short_of_space:
     wanted: Counter[str] = Counter()
     for datastore, count in request.datastores:
         wanted[datastore] += count
-    return all(_snapshots_fit(request.priority, name, count, used, limits, short_of_space) for name, count in wanted.items() if count > 0)
+    return all(
+        _snapshots_fit(request.priority, name, count, used, limits, short_of_space) for name, count in wanted.items() if count > 0
+    )
 
 
 def _snapshots_fit(

@@ -88,7 +88,9 @@ def _resuming(stop: Verdict) -> Mapping[Operation, Verdict]:
     return {
         _O.PAUSE: _yes("No further cycle starts until resume."),
         _O.RESUME: _no("Replication is being resumed already: wait for Delta sync."),
-        _O.MIGRATE: _no("Replication is being resumed: migrate_now is accepted again in Delta sync, when the resuming cycle is done."),
+        _O.MIGRATE: _no(
+            "Replication is being resumed: migrate_now is accepted again in Delta sync, when the resuming cycle is done."
+        ),
         _O.REPAIR: _NOTHING_TO_REPAIR,
         _O.STOP: stop,
         _O.UPDATE_TARGET: _UPDATE,
@@ -137,9 +139,15 @@ _MIGRATED: Mapping[Operation, Verdict] = {
     _O.MIGRATE: _no("The VM is migrated already: send complete to finish, or resume first to replicate and migrate again."),
     _O.RETRY: _no("Nothing failed: the VM is migrated. Send complete to finish, or resume to replicate again."),
     _O.REPAIR: _no("The VM is migrated and nothing is left to repair: send complete to finish, or resume to replicate again."),
-    _O.ROLLBACK: _no("The migration succeeded, so there is nothing to roll back: send resume to replicate the source VM again, or complete."),
-    _O.STOP: _no("Stop is refused after a successful migration: send complete, which deletes the same and keeps the migrated VM."),
-    _O.COMPLETE: _yes("The migration is completed; seed disks, logs, keys and bookkeeping are deleted, and the migrated VM stays."),
+    _O.ROLLBACK: _no(
+        "The migration succeeded, so there is nothing to roll back: send resume to replicate the source VM again, or complete."
+    ),
+    _O.STOP: _no(
+        "Stop is refused after a successful migration: send complete, which deletes the same and keeps the migrated VM."
+    ),
+    _O.COMPLETE: _yes(
+        "The migration is completed; seed disks, logs, keys and bookkeeping are deleted, and the migrated VM stays."
+    ),
     _O.UPDATE_TARGET: _no("The VM is migrated: change it in Azure, or send resume first to replicate and migrate again."),
 }
 
@@ -164,7 +172,9 @@ def _migrating(state: str, update_target: Verdict) -> Mapping[Operation, Verdict
 _MIGRATION_QUEUED = _migrating("queued", _yes("The new target properties apply to the migration that is queued."))
 _MIGRATION_IN_PROGRESS = _migrating(
     "in progress",
-    _no("The migration in progress already uses the target properties: they can be changed when it has failed, not after it has succeeded."),
+    _no(
+        "The migration in progress already uses the target properties: they can be changed when it has failed, not after it has succeeded."
+    ),
 )
 
 
@@ -176,7 +186,10 @@ def _winding_up(doing: str, failed: str) -> Mapping[Operation, Verdict]:
 
 def _winding_up_failed(what: str, again: Operation, cause: str) -> Mapping[Operation, Verdict]:
     """Return the rules of a replication whose deletion failed half-way: it can only be finished."""
-    rules = {operation: _no(f"{cause}: send retry or {again} to finish {what}; nothing else is possible now.") for operation in Operation}
+    rules = {
+        operation: _no(f"{cause}: send retry or {again} to finish {what}; nothing else is possible now.")
+        for operation in Operation
+    }
     rules[_O.RETRY] = rules[again] = _yes(f"What is left of {what} is tried again.")
     return rules
 
@@ -223,9 +236,13 @@ def allowed(situation: Situation) -> tuple[Operation, ...]:
 def _rollback(situation: Situation) -> Verdict:
     """Judge powering the source VM on again after a migration that failed behind its shut-down (spec §7)."""
     if situation.migration is not _M.MIGRATION_FAILED:
-        return _no("There is nothing to roll back: rollback is accepted after a migration has failed behind the source VM's shut-down.")
+        return _no(
+            "There is nothing to roll back: rollback is accepted after a migration has failed behind the source VM's shut-down."
+        )
     if not situation.source_shut_down_by_us:
-        return _no("The migration failed before it shut the source VM down, so there is nothing to roll back: send migrate_now to try again.")
+        return _no(
+            "The migration failed before it shut the source VM down, so there is nothing to roll back: send migrate_now to try again."
+        )
     if not situation.source_is_off:
         return _no("The source VM runs again already, so there is nothing to roll back: send migrate_now to try again.")
     return _yes("The source VM is powered on again; replication goes on, and it can be migrated again later.")

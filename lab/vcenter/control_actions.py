@@ -172,7 +172,11 @@ class ControlActions:
         """Take a snapshot as another product would, and return its moref."""
         vm = self._vm(moref)
         made: list[Snapshot] = []
-        self._task("CreateSnapshot_Task", vm, lambda task: made.append(self._vcenter.snapshots.create(vm, name, description, False, task)))
+        self._task(
+            "CreateSnapshot_Task",
+            vm,
+            lambda task: made.append(self._vcenter.snapshots.create(vm, name, description, False, task)),
+        )
         return {"moref": made[0].moref}
 
     def remove_snapshot(self, moref: str, snapshot: str, children: bool = False) -> None:

@@ -135,7 +135,9 @@ class Dispatcher:
     def _check_privilege(self, request: SoapRequest) -> None:
         privilege = getattr(request.info, "privId", None)
         if privilege in self._world.denials.privileges:
-            raise vim.fault.NoPermission(object=request.this, privilegeId=privilege, msg="Permission to perform this operation was denied.")
+            raise vim.fault.NoPermission(
+                object=request.this, privilegeId=privilege, msg="Permission to perform this operation was denied."
+            )
 
 
 def _is_anonymous(request: SoapRequest) -> bool:

@@ -116,7 +116,9 @@ class ResourcePool(ManagedEntity):
         self.readers["config"] = _unlimited
         self.readers["runtime"] = lambda: complete(vim.ResourcePool.RuntimeInfo())
         self.readers["summary"] = lambda: complete(
-            data_object(vim.ResourcePool.Summary, name=self.name, config=_unlimited(), runtime=complete(vim.ResourcePool.RuntimeInfo()))
+            data_object(
+                vim.ResourcePool.Summary, name=self.name, config=_unlimited(), runtime=complete(vim.ResourcePool.RuntimeInfo())
+            )
         )
         self.readers["vm"] = lambda: [item.reference for item in world.all() if isinstance(item.reference, vim.VirtualMachine)]
 

@@ -12,7 +12,9 @@ from lab.vcenter.world import World, now
 class PowerOperations:
     """Switches VMs; `on_power_off` is told of every VM that went off, to cut what its guest had open."""
 
-    def __init__(self, world: World, on_power_off: Callable[[VirtualMachine], None], is_held: Callable[[VirtualMachine], bool]) -> None:
+    def __init__(
+        self, world: World, on_power_off: Callable[[VirtualMachine], None], is_held: Callable[[VirtualMachine], bool]
+    ) -> None:
         self._world = world
         self._on_power_off = on_power_off
         self._is_held = is_held

@@ -61,7 +61,8 @@ SERVICE_VERSIONS = (
     '<?xml version="1.0" encoding="UTF-8"?>\n<namespaces version="1.0"><namespace><name>urn:vim25</name>'
     f"<version>{API_VERSION}</version><priorVersions>"
     + "".join(
-        f"<version>{version}</version>" for version in ("8.0.0.1", "7.0.3.2", "7.0.0.0", "6.7.3", "6.7", "6.5", "6.0", "5.5", "5.1")
+        f"<version>{version}</version>"
+        for version in ("8.0.0.1", "7.0.3.2", "7.0.0.0", "6.7.3", "6.7", "6.5", "6.0", "5.5", "5.1")
     )
     + "</priorVersions></namespace></namespaces>"
 ).encode()

@@ -40,7 +40,9 @@ class ServiceMethods:
             ),
             "ContinueRetrievePropertiesEx": lambda call: _collector(call).continue_page(call.argument("token")),
             "CancelRetrievePropertiesEx": lambda call: _collector(call).cancel_page(call.argument("token")),
-            "CreateFilter": lambda call: _collector(call).create_filter(call.argument("spec"), bool(call.argument("partialUpdates"))),
+            "CreateFilter": lambda call: _collector(call).create_filter(
+                call.argument("spec"), bool(call.argument("partialUpdates"))
+            ),
             "DestroyPropertyFilter": _destroy_filter,
             "CreatePropertyCollector": _create_collector,
             "DestroyPropertyCollector": lambda call: _collector(call).destroy(),

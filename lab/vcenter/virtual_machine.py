@@ -82,9 +82,7 @@ class FrozenAttachment:
 class Snapshot(LabObject):
     """One snapshot in a VM's tree."""
 
-    def __init__(
-        self, world: World, vm: "VirtualMachine", name: str, description: str, power: str, *, quiesced: bool
-    ) -> None:
+    def __init__(self, world: World, vm: "VirtualMachine", name: str, description: str, power: str, *, quiesced: bool) -> None:
         self.number = world.number()
         super().__init__(vim.vm.Snapshot(f"snapshot-{self.number}"))
         self.vm = vm

@@ -30,10 +30,7 @@ def devices(vm: VirtualMachine, snapshot: Snapshot | None) -> list[Any]:
         ),
     ]
     if snapshot is None:
-        disks = [
-            _disk(item, item.disk.file_name, item.disk.capacity_bytes, None)
-            for item in vm.disks.values()
-        ]
+        disks = [_disk(item, item.disk.file_name, item.disk.capacity_bytes, None) for item in vm.disks.values()]
         return [*controllers, *disks, *(_nic(nic) for nic in vm.nics.values())]
     frozen = [
         _disk(

@@ -31,21 +31,20 @@ from lab.world import World
 from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site, build_target
-from workflows.messages import (
+from workflows.operator_input import TargetProperties
+from workflows.replication_state import EntityState, Replication
+from workflows.site_messages import CheckSourceInput
+from workflows.step_messages import (
     AppliedChunk,
     ApplyInput,
     BeginCycleInput,
     BegunCycle,
-    CheckSourceInput,
     ChunkDisk,
     CleanSourceInput,
-    EntityState,
     OnReplication,
-    Replication,
     SealInput,
     SentChunk,
     SettleInput,
-    TargetProperties,
     TransferInput,
     VerifyChunksInput,
 )

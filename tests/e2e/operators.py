@@ -15,7 +15,10 @@ from lab.settings import SITE
 from tests.e2e.interventions import held, hold, paused
 from tests.e2e.replicated import Replicated
 from workflows import names
-from workflows.messages import AdoptInput, AdoptResult, SlotsState, StatusView
+from workflows.operator_input import AdoptInput
+from workflows.slot_messages import SlotsState
+from workflows.step_messages import AdoptResult
+from workflows.views import StatusView
 
 
 async def adopt(vm: Replicated) -> AdoptResult:
@@ -54,7 +57,9 @@ async def cancel(vm: Replicated) -> None:
 async def reset(vm: Replicated, *, to_the_first_task: bool = False) -> None:
     """Click Reset on the replication: to its last workflow task, or to its first."""
     description = await vm.handle.describe()
-    tasks = [e.event_id for e in await history(vm.client, vm.handle.id) if e.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED]
+    tasks = [
+        e.event_id for e in await history(vm.client, vm.handle.id) if e.event_type == EventType.EVENT_TYPE_WORKFLOW_TASK_COMPLETED
+    ]
     await vm.client.workflow_service.reset_workflow_execution(
         ResetWorkflowExecutionRequest(
             namespace=vm.client.namespace,

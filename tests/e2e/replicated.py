@@ -24,7 +24,10 @@ from lab.vcenter.control import VmState
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
 from workflows import names
-from workflows.messages import CycleRecord, EnableInput, EnableResult, StatusView, TargetProperties
+from workflows.operator_input import EnableInput, TargetProperties
+from workflows.replication_state import CycleRecord
+from workflows.site_messages import EnableResult
+from workflows.views import StatusView
 
 LIMIT_S = 90.0
 """How long a test waits for a state before it fails with what it saw last."""
@@ -48,7 +51,9 @@ class Replicated:
     enabled: EnableResult | None = None
 
     @classmethod
-    def create(cls, world: World, client: Client, test_name: str, capacities: tuple[int, ...] = (24 * MIB + 37 * SECTOR, 12 * MIB)) -> "Replicated":
+    def create(
+        cls, world: World, client: Client, test_name: str, capacities: tuple[int, ...] = (24 * MIB + 37 * SECTOR, 12 * MIB)
+    ) -> "Replicated":
         seed = random.SystemRandom().getrandbits(32)
         source = random.Random(seed)
         name = re.sub(r"[^a-z0-9]+", "-", test_name.lower())[:_MAX_NAME].strip("-") + f"-{seed:08x}"
@@ -214,7 +219,9 @@ class Replicated:
         left = list(source_leftovers(self.world, self.name))
         if self.enabled is not None:
             containers = {log_container(self.reference), gateway_container(self.reference), seed_container(self.reference)}
-            left += [sentence for sentence in leftovers(self.world, self.name, migrated=True) if any(c in sentence for c in containers)]
+            left += [
+                sentence for sentence in leftovers(self.world, self.name, migrated=True) if any(c in sentence for c in containers)
+            ]
         assert left == []
 
     async def discard(self) -> None:

@@ -26,7 +26,8 @@ from tests.e2e.interventions import paused
 from tests.e2e.operators import enable_and_hold, goes_on_with_deltas, hold_a_delta, leases, let_go, refusal_of
 from tests.e2e.replicated import LIMIT_S, Replicated
 from workflows import names
-from workflows.messages import EnableInput, EnableResult, TargetProperties
+from workflows.operator_input import EnableInput, TargetProperties
+from workflows.site_messages import EnableResult
 
 _OUR_TAG = "deltaferry-replication"
 
@@ -43,7 +44,9 @@ async def _refused(vm: Replicated, operation: str) -> str:
 async def _refused_signal(vm: Replicated, operation: str) -> str:
     """Send a signal that must be refused; return the sentence that the status shows then."""
     await vm.handle.signal(operation)
-    status = await vm.until(lambda s: s.last_refused is not None and s.last_refused.operation == operation, f"{operation} refused")
+    status = await vm.until(
+        lambda s: s.last_refused is not None and s.last_refused.operation == operation, f"{operation} refused"
+    )
     assert status.last_refused is not None
     return status.last_refused.sentence
 
@@ -95,7 +98,10 @@ async def test_initial_replication_refuses_migrate_and_pause_with_the_sentence_a
         assert "accepted when it has reached Delta sync" in await _refused(vm, operation)
         assert "accepted when it has reached Delta sync" in await _refused_signal(vm, operation)
     status = await vm.status()
-    assert (status.replication_state, status.migration_state) == (ReplicationState.INITIAL_IN_PROGRESS.value, MigrationState.NONE.value)
+    assert (status.replication_state, status.migration_state) == (
+        ReplicationState.INITIAL_IN_PROGRESS.value,
+        MigrationState.NONE.value,
+    )
     await vm.handle.execute_update("stop")
     await vm.handle.result()
     let_go(vm)
@@ -163,7 +169,9 @@ async def test_migrate_during_a_delta_is_queued_behind_it_and_complete_ends_it(v
     await vm.committed(1)
 
 
-async def test_resume_after_a_migration_goes_back_to_deltas_and_a_second_migration_leaves_the_first_vm_alone(vm: Replicated) -> None:
+async def test_resume_after_a_migration_goes_back_to_deltas_and_a_second_migration_leaves_the_first_vm_alone(
+    vm: Replicated,
+) -> None:
     await vm.enable_and_sync()
     first = await vm.migrate()
     assert first.migration is not None
@@ -253,7 +261,9 @@ async def test_after_a_failed_import_migrate_succeeds_without_a_new_full_copy(vm
     assert sum(cycle.bytes_read for cycle in later) < 4 * MIB
 
 
-async def test_a_guest_that_never_shuts_down_fails_with_the_remedy_and_is_powered_off_where_that_is_allowed(vm: Replicated) -> None:
+async def test_a_guest_that_never_shuts_down_fails_with_the_remedy_and_is_powered_off_where_that_is_allowed(
+    vm: Replicated,
+) -> None:
     await vm.enable_and_sync()
     vm.world.vcenter_control.ask(FaultRequest(FaultName.SHUTDOWN_NEVER_FINISHES, count=0, vm=vm.source.moref))
     status = await vm.migrate(shutdown_timeout="PT1S")
@@ -292,7 +302,9 @@ async def test_all_unmet_prerequisites_are_listed_at_once(lab: Lab, client: Clie
     assert "nowhere" in error.message
 
 
-async def test_a_wrong_vcenter_password_is_refused_with_a_sentence_that_does_not_hold_it(lab: Lab, client: Client, vm: Replicated) -> None:
+async def test_a_wrong_vcenter_password_is_refused_with_a_sentence_that_does_not_hold_it(
+    lab: Lab, client: Client, vm: Replicated
+) -> None:
     with _wrong_password(lab) as (worker, password):
         with pytest.raises(WorkflowFailureError) as failed:
             await _enable(client, vm.name)

@@ -13,9 +13,10 @@ from temporalio.worker import Replayer
 
 from workflows import names
 from workflows.enable_replication import EnableReplication
-from workflows.messages import EnableInput, EnableResult
+from workflows.operator_input import EnableInput
 from workflows.plugin import plugin
 from workflows.register import WORKFLOWS
+from workflows.site_messages import EnableResult
 
 _HISTORIES = Path(__file__).parent / "histories"
 _SCENARIOS = {

@@ -16,7 +16,7 @@ from console.main import app
 from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import MigrationState, Operation, ReplicationState
 from deltaferry.planning.transitions import Situation, allowed
-from workflows import messages, names
+from workflows import names, operator_input
 from workflows.refusals import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GUIDE = ROOT / "docs" / "operators-guide.md"
 
 SHELLS = ("sh", "console")
-WIRE_TYPES = {name: getattr(messages, name) for name in EXAMPLES}
+WIRE_TYPES = {name: getattr(operator_input, name) for name in EXAMPLES}
 """The types that people write, by the name that stands behind `json` at the head of an example."""
 
 OF_VERB = {

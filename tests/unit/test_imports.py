@@ -16,7 +16,10 @@ MAY_IMPORT = {
     "workflows": {"workflows", "activities", "deltaferry.model", "deltaferry.planning"},
     "activities": {
         "activities",
-        "workflows.messages",
+        "workflows.operator_input",
+        "workflows.replication_state",
+        "workflows.site_messages",
+        "workflows.step_messages",
         "deltaferry.model",
         "deltaferry.planning",
         "deltaferry.ports",

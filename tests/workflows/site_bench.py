@@ -19,18 +19,12 @@ from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.stand_ins import APPLIANCE, TARGET, StandIns, World, new_profile
 from workflows import names
-from workflows.messages import (
-    AdoptResult,
-    CycleRecord,
-    EnableResult,
-    EndResult,
-    EntityState,
-    ReplicateVmInput,
-    Replication,
-    SlotsState,
-    StatusView,
-)
 from workflows.register import WORKFLOWS
+from workflows.replication_state import CycleRecord, EndResult, EntityState, ReplicateVmInput, Replication
+from workflows.site_messages import EnableResult
+from workflows.slot_messages import SlotsState
+from workflows.step_messages import AdoptResult
+from workflows.views import StatusView
 
 _PATIENCE_S = 40.0
 _POLL_S = 0.1
@@ -239,9 +233,7 @@ class Bench:
     async def start_arbiter(self, *, disks_per_appliance: int) -> None:
         """Start the arbiter with settings of its own, where none runs."""
         state = SlotsState(new_profile(self.site, disks_per_appliance=disks_per_appliance))
-        await self.client.start_workflow(
-            names.SITE_SLOTS, state, id=names.slots_id(self.site), task_queue=names.CONTROL_QUEUE
-        )
+        await self.client.start_workflow(names.SITE_SLOTS, state, id=names.slots_id(self.site), task_queue=names.CONTROL_QUEUE)
 
     async def slots(self) -> SlotsState:
         """Return the arbiter's state."""

@@ -18,40 +18,41 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
-from workflows.messages import (
+from workflows.replication_state import ReplicateVmInput, Replication
+from workflows.site_messages import (
+    CheckedSource,
+    CheckedTarget,
+    CheckSourceInput,
+    CheckTargetInput,
+    FindingView,
+    Placement,
+    SiteInput,
+    SiteProfile,
+)
+from workflows.step_messages import (
     AppliedChunk,
     ApplyInput,
     ApplyResult,
     ArchiveInput,
     BeginCycleInput,
     BegunCycle,
-    CheckedSource,
-    CheckedTarget,
-    CheckSourceInput,
-    CheckTargetInput,
     CleanSourceInput,
     CommitRecords,
     CreatedVm,
     CreateVmInput,
     DeleteTargetInput,
-    FindingView,
     GuardInput,
     ImportedDisks,
     ImportInput,
     OnReplication,
-    Placement,
     PlannedDisk,
     PreparedSource,
-    ReplicateVmInput,
-    Replication,
     SealedCycle,
     SealInput,
     SentChunk,
     SettleInput,
     ShutDownInput,
     ShutDownResult,
-    SiteInput,
-    SiteProfile,
     SourceStatus,
     TransferInput,
     TransferResult,
@@ -259,7 +260,11 @@ class StandIns:
 
     def all(self) -> list[Callable[..., Any]]:
         """Return the activities for a worker."""
-        defined = (getattr(self, name) for name, function in vars(StandIns).items() if hasattr(function, "__temporal_activity_definition"))
+        defined = (
+            getattr(self, name)
+            for name, function in vars(StandIns).items()
+            if hasattr(function, "__temporal_activity_definition")
+        )
         return list(defined)
 
     def _site(self, site: str) -> World:

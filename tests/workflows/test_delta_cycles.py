@@ -7,7 +7,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import QUICK, Bench
-from workflows.messages import ApplyInput, BeginCycleInput, SealInput
+from workflows.step_messages import ApplyInput, BeginCycleInput, SealInput
 
 _MOST_EVENTS = 60
 
@@ -86,7 +86,9 @@ async def test_two_integrity_failures_with_a_commit_between_them_are_not_in_a_ro
 
 
 @pytest.mark.parametrize("kind", [ErrorKind.CBT_RESET, ErrorKind.DISKS_CHANGED, ErrorKind.SEED_MISSING, ErrorKind.CLAIM_LOST])
-async def test_what_change_tracking_cannot_repair_is_repair_pending_at_once_with_the_reason(bench: Bench, kind: ErrorKind) -> None:
+async def test_what_change_tracking_cannot_repair_is_repair_pending_at_once_with_the_reason(
+    bench: Bench, kind: ErrorKind
+) -> None:
     bench.world.fail("begin_cycle", kind, message="disk 2001 is not what it was")
     running = await bench.replicated(due=True)
     view = await running.until_state(ReplicationState.REPAIR_PENDING)

@@ -8,7 +8,8 @@ from temporalio.exceptions import ApplicationError
 from deltaferry.model.errors import ErrorKind
 from tests.workflows.site_bench import Bench
 from workflows import names
-from workflows.messages import FindingView, ReplicateVmInput
+from workflows.replication_state import ReplicateVmInput
+from workflows.site_messages import FindingView
 
 _NOTHING: tuple[Any, ...] = ()
 

@@ -3,7 +3,7 @@ from temporalio.api.enums.v1 import EventType
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench, Running
-from workflows.messages import CleanSourceInput
+from workflows.step_messages import CleanSourceInput
 
 
 async def _ends_clean(bench: Bench, running: Running) -> None:
@@ -37,7 +37,11 @@ async def test_stop_of_a_running_initial_replication_cuts_it(bench: Bench) -> No
     result = await running.ended()
     assert result.outcome is JobOutcome.SUCCEEDED
     assert bench.world.count("apply") == 0
-    assert bench.world.order(["begin_cycle", "release_snapshot", "clean_source"]) == ["begin_cycle", "release_snapshot", "clean_source"]
+    assert bench.world.order(["begin_cycle", "release_snapshot", "clean_source"]) == [
+        "begin_cycle",
+        "release_snapshot",
+        "clean_source",
+    ]
     hold.release()
     await _ends_clean(bench, running)
 

@@ -3,7 +3,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench
 from tests.workflows.stand_ins import DISKS
-from workflows.messages import BeginCycleInput, TransferInput
+from workflows.step_messages import BeginCycleInput, TransferInput
 
 
 async def test_a_lost_snapshot_costs_only_what_was_not_yet_verified(bench: Bench) -> None:

@@ -3,7 +3,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench
 from tests.workflows.stand_ins import NICS
-from workflows.messages import BeginCycleInput, DeleteTargetInput, GuardInput, ImportInput, ShutDownInput, UnguardInput
+from workflows.step_messages import BeginCycleInput, DeleteTargetInput, GuardInput, ImportInput, ShutDownInput, UnguardInput
 
 
 async def test_migrate_is_an_on_demand_delta_then_shutdown_then_a_final_delta_then_the_target_vm(bench: Bench) -> None:
@@ -120,7 +120,9 @@ async def test_a_migration_that_fails_before_the_shutdown_leaves_replication_and
     assert bench.world.count("shut_down_source") == bench.world.count("delete_target") == 0
 
 
-async def test_after_a_failure_behind_the_shutdown_rollback_powers_the_source_on_and_migrate_is_accepted_again(bench: Bench) -> None:
+async def test_after_a_failure_behind_the_shutdown_rollback_powers_the_source_on_and_migrate_is_accepted_again(
+    bench: Bench,
+) -> None:
     bench.world.fail("import_disks", ErrorKind.AZURE_QUOTA, message="StandardSSD quota is used up")
     running = await bench.replicated()
     await running.update("migrate_now")

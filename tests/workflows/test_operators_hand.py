@@ -5,7 +5,7 @@ from temporalio.exceptions import CancelledError
 
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench, Running
-from workflows.messages import BeginCycleInput
+from workflows.step_messages import BeginCycleInput
 
 
 async def _cancelled(running: Running) -> None:

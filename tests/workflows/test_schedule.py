@@ -11,7 +11,8 @@ from temporalio.testing import WorkflowEnvironment
 from deltaferry.model.replication import CycleKind
 from tests.workflows.site_bench import Running, eventually, shared_workers, site_bench
 from tests.workflows.stand_ins import StandIns
-from workflows.messages import ApplyInput, BeginCycleInput, CycleRecord, SealInput, TransferInput
+from workflows.replication_state import CycleRecord
+from workflows.step_messages import ApplyInput, BeginCycleInput, SealInput, TransferInput
 
 _HOUR = timedelta(hours=1)
 _MONTH = timedelta(days=30)
@@ -57,7 +58,11 @@ async def _runs(running: Running) -> list[list[HistoryEvent]]:
 
 
 def _sleeps(events: list[HistoryEvent]) -> list[timedelta]:
-    timers = [e.timer_started_event_attributes.start_to_fire_timeout for e in events if e.event_type == EventType.EVENT_TYPE_TIMER_STARTED]
+    timers = [
+        e.timer_started_event_attributes.start_to_fire_timeout
+        for e in events
+        if e.event_type == EventType.EVENT_TYPE_TIMER_STARTED
+    ]
     return [sleep for timer in timers if (sleep := timer.ToTimedelta()) != _SLOTS_TIMER]
 
 

@@ -3,7 +3,8 @@ from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, eventually
 from tests.workflows.stand_ins import APPLIANCE
 from workflows import names
-from workflows.messages import BeginCycleInput, SlotsWanted
+from workflows.slot_messages import SlotsWanted
+from workflows.step_messages import BeginCycleInput
 
 
 async def _has_lease(bench: Bench, holder: str) -> None:

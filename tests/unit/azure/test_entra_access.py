@@ -3,6 +3,7 @@
 Azurite 3.35 hands out user delegation keys, but checks signatures by an older string to sign than the SDK's version has
 (it lacks the lines for signed headers and parameters), so that the signature's fields are examined and not its use.
 """
+
 import base64
 import json
 import time

@@ -120,9 +120,7 @@ def test_the_services_text_never_becomes_part_of_the_error(scripted: Scripted) -
     assert error.__cause__ is None and error.__suppress_context__
 
 
-def test_no_key_signature_or_token_is_logged(
-    azurite: RunningAzurite, container: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_no_key_signature_or_token_is_logged(azurite: RunningAzurite, container: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     store = BlobObjectStore(azurite.account(), Store.LOG)
     store.put(f"{container}/x", b"x")
@@ -155,7 +153,9 @@ def test_arms_message_is_kept_without_signatures() -> None:
         status_code, reason, headers = 409, "Conflict", {}
 
         def text(self) -> str:
-            return json.dumps({"error": {"code": "QuotaExceeded", "message": "blob https://a/b?sv=1&sig=abc%3D&se=2 is too much"}})
+            return json.dumps(
+                {"error": {"code": "QuotaExceeded", "message": "blob https://a/b?sv=1&sig=abc%3D&se=2 is too much"}}
+            )
 
     error = arm_error(HttpResponseError(response=Reply()), "importing disk d")
     assert error.kind is ErrorKind.AZURE_QUOTA
@@ -209,7 +209,9 @@ def test_the_account_is_known_from_either_style_of_url(url: str, name: str) -> N
     assert account_name(url) == name
 
 
-@pytest.mark.parametrize("url", ["", "acct", "ftp://acct.blob", "https://127.0.0.1:10000", "https://a.b/acct/container", "https://a.b?sv=1"])
+@pytest.mark.parametrize(
+    "url", ["", "acct", "ftp://acct.blob", "https://127.0.0.1:10000", "https://a.b/acct/container", "https://a.b?sv=1"]
+)
 def test_what_is_no_blob_endpoint_is_bad_configuration(url: str) -> None:
     with pytest.raises(DeltaferryError) as caught:
         account_name(url)

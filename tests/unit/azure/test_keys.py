@@ -52,7 +52,9 @@ def test_a_wrapped_key_with_any_field_changed_is_refused(tmp_path: Path, name: s
     assert caught.value.kind is ErrorKind.KEY_UNAVAILABLE
 
 
-@pytest.mark.parametrize("stored", [b"", b"\xff", b"[]", b"{}", b'{"kind": 1, "key": 2, "version": 3, "algorithm": 4, "data": ""}'])
+@pytest.mark.parametrize(
+    "stored", [b"", b"\xff", b"[]", b"{}", b'{"kind": 1, "key": 2, "version": 3, "algorithm": 4, "data": ""}']
+)
 def test_what_is_not_a_wrapped_key_is_refused(tmp_path: Path, stored: bytes) -> None:
     with pytest.raises(DeltaferryError) as caught:
         LocalKeyFile.generate(tmp_path / "key").unwrap(stored)
@@ -110,7 +112,13 @@ class Vault:
     def key(self, version: str) -> dict[str, object]:
         numbers = self.versions[version].public_key().public_numbers()
         operations = ["wrapKey", "unwrapKey"]
-        jwk = {"kid": f"{self.url}/keys/df/{version}", "kty": "RSA", "key_ops": operations, "n": b64(numbers.n), "e": b64(numbers.e)}
+        jwk = {
+            "kid": f"{self.url}/keys/df/{version}",
+            "kty": "RSA",
+            "key_ops": operations,
+            "n": b64(numbers.n),
+            "e": b64(numbers.e),
+        }
         return {"key": jwk, "attributes": {"enabled": True}}
 
 

@@ -25,9 +25,7 @@ def request(
     parts = urlsplit(access.url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=10)
     try:
-        connection.request(
-            method, f"{parts.path}/{name}?{access.query}", body, {"x-ms-version": "2025-11-05", **(headers or {})}
-        )
+        connection.request(method, f"{parts.path}/{name}?{access.query}", body, {"x-ms-version": "2025-11-05", **(headers or {})})
         reply = connection.getresponse()
         return reply.status, reply.read()
     finally:

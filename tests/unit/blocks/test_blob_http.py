@@ -303,7 +303,10 @@ def test_tls_is_spoken_with_a_server_that_is_verified_and_with_no_other(tls_serv
     client = BlobClient(trusting, Role.SEED, HttpLimits(5, 5))
     client.put_page("seed", 0, memoryview(os.urandom(BLOCK)), 1, FAST)
     client.close()
-    assert refused(lambda: BlobClient(doubting, Role.SEED).clear_page("seed", 0, SECTOR, 1, FAST)).kind is ErrorKind.BAD_CONFIGURATION
+    assert (
+        refused(lambda: BlobClient(doubting, Role.SEED).clear_page("seed", 0, SECTOR, 1, FAST)).kind
+        is ErrorKind.BAD_CONFIGURATION
+    )
 
 
 def test_nobody_listening_is_a_store_that_cannot_be_reached() -> None:

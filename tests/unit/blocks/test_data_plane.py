@@ -55,7 +55,9 @@ class World:
         storage.create_seed(self.container, "seed", len(content), self.fence)
 
     def send_job(self, plan: Plan, **changes: Any) -> SendJob:
-        disk = SendDisk(2000, len(self.content), self.address, encode_plan(plan), changes.pop("first", 0), changes.pop("stored", ()))
+        disk = SendDisk(
+            2000, len(self.content), self.address, encode_plan(plan), changes.pop("first", 0), changes.pop("stored", ())
+        )
         job = SendJob(REPLICATION, self.cycle, (disk,), self.access, KEY, FOREVER, 1 << 60)
         return replace(job, **changes)
 

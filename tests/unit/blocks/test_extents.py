@@ -45,7 +45,9 @@ def test_subtract_is_the_difference_of_sets(ranges: list[Extent], removed: list[
 def test_align_widens_to_whole_units_and_no_further(ranges: list[Extent], unit: int) -> None:
     widened = align(ranges, unit)
     assert_canonical(widened)
-    assert members(widened) == {position for byte in members(ranges) for position in range(byte // unit * unit, byte // unit * unit + unit)}
+    assert members(widened) == {
+        position for byte in members(ranges) for position in range(byte // unit * unit, byte // unit * unit + unit)
+    }
 
 
 @given(st.lists(st.builds(Extent, st.integers(0, 20_000), st.integers(0, 9000)), max_size=12))

@@ -105,7 +105,9 @@ def test_without_block_status_everything_is_data(serve_nbd: Serve, make_nbd_disk
 
 
 @pytest.mark.parametrize("structured", [True, False])
-def test_an_unreadable_sector_is_named_and_the_connection_lives_on(serve_nbd: Serve, make_nbd_disk: Any, structured: bool) -> None:
+def test_an_unreadable_sector_is_named_and_the_connection_lives_on(
+    serve_nbd: Serve, make_nbd_disk: Any, structured: bool
+) -> None:
     disk = make_nbd_disk(bytearray(os.urandom(MIB)), structured=structured, bad_sectors=frozenset({5}))
     with NbdClient(serve_nbd(disk)) as client:
         assert "EIO" in assert_read_failed(lambda: read(client, 0, 8 * SECTOR)).detail

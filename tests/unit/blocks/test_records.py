@@ -110,7 +110,8 @@ def test_a_plan_covers_its_areas_exactly_and_round_trips(data: list[Extent], hol
         parts.update(part)
         assert plan.segment_data_bytes(number) <= BLOCK
         assert all(
-            entry.hole or entry.extent.offset_bytes // BLOCK == (entry.extent.end_bytes - 1) // BLOCK for entry in plan.segment(number)
+            entry.hole or entry.extent.offset_bytes // BLOCK == (entry.extent.end_bytes - 1) // BLOCK
+            for entry in plan.segment(number)
         )
     assert parts == expected
 
@@ -144,7 +145,10 @@ def test_sector_sets_round_trip_and_compare_like_sets(first: list[Extent], secon
         SectorSet(Extent(extent.offset_bytes // SECTOR * SECTOR, extent.length_bytes // SECTOR * SECTOR) for extent in extents)
         for extents in (first, second)
     )
-    plain = [{sector for extent in part.extents() for sector in range(extent.offset_bytes, extent.end_bytes, SECTOR)} for part in (one, two)]
+    plain = [
+        {sector for extent in part.extents() for sector in range(extent.offset_bytes, extent.end_bytes, SECTOR)}
+        for part in (one, two)
+    ]
     decoded = SectorSet.decode(one.encode())
     assert decoded == one and list(decoded.extents()) == list(one.extents())
     assert len(one) == len(plain[0])
@@ -200,7 +204,9 @@ granule = st.integers(0, 3 * maps.CHUNK_GRANULES)
     st.lists(st.tuples(granule, st.integers(1, 100_000)), max_size=5),
 )
 @settings(max_examples=40)
-def test_granule_updates_round_trip_and_merge_granule_by_granule(checksums: dict[int, bytes], runs: list[tuple[int, int]]) -> None:
+def test_granule_updates_round_trip_and_merge_granule_by_granule(
+    checksums: dict[int, bytes], runs: list[tuple[int, int]]
+) -> None:
     capacity = 4 * maps.CHUNK_GRANULES * GRANULE - 5 * GRANULE - SECTOR
     zero = b"0" * 16
     recorder = maps.GranuleRecorder(zero)
@@ -211,7 +217,11 @@ def test_granule_updates_round_trip_and_merge_granule_by_granule(checksums: dict
     updates = recorder.build()
     assert maps.decode_updates(maps.encode_updates(updates)) == updates
     touched = {index // maps.CHUNK_GRANULES for index in checksums}
-    touched |= {index // maps.CHUNK_GRANULES for first, count in runs for index in (*range(first, first + count, 50_000), first + count - 1)}
+    touched |= {
+        index // maps.CHUNK_GRANULES
+        for first, count in runs
+        for index in (*range(first, first + count, 50_000), first + count - 1)
+    }
     assert set(updates.chunk_numbers()) == touched
     number = 1
     before = maps.empty_chunk(number, capacity)
@@ -219,7 +229,12 @@ def test_granule_updates_round_trip_and_merge_granule_by_granule(checksums: dict
     assert maps.decode_chunk(maps.encode_chunk(after), number) == after
     start = number * maps.CHUNK_GRANULES
     interesting = {index for index in checksums if start <= index < start + maps.CHUNK_GRANULES}
-    interesting |= {index for run in runs for index in (run[0] - 1, run[0], sum(run) - 1, sum(run)) if start <= index < start + maps.CHUNK_GRANULES}
+    interesting |= {
+        index
+        for run in runs
+        for index in (run[0] - 1, run[0], sum(run) - 1, sum(run))
+        if start <= index < start + maps.CHUNK_GRANULES
+    }
     for index in interesting:
         zeroed = any(first <= index < first + count for first, count in runs)
         expected = checksums.get(index, zero if zeroed else maps.UNKNOWN)

@@ -71,7 +71,9 @@ def test_what_is_packed_is_what_is_opened(seed: int) -> None:
     for _ in range(12):
         start = source.randrange(CAPACITY)
         length = min(source.choice((100, 70_000, 1_000_000)), CAPACITY - start)
-        disk[start : start + length] = source.randbytes(length) if source.randrange(2) else b"text" * (length // 4) + b"t" * (length % 4)
+        disk[start : start + length] = (
+            source.randbytes(length) if source.randrange(2) else b"text" * (length // 4) + b"t" * (length % 4)
+        )
     data = [Extent(source.randrange(CAPACITY), source.choice((SECTOR, 50_000, 3 * MIB))) for _ in range(8)]
     holes = [Extent(start, 100_000) for start in (0, 5 * MIB)]
     plan = make_plan(CAPACITY, data, holes)
@@ -226,4 +228,6 @@ def test_no_segment_is_larger_than_the_buffers_for_it() -> None:
     areas = tuple(PlanEntry(Extent(index * 4 * SECTOR, 2 * SECTOR), False) for index in range(4096))
     stored = pack(disk, areas)
     assert len(stored) <= MAX_SEGMENT_BYTES
-    assert bytes(OPENER.open(stored, IDENTITY).plaintext) == b"".join(disk[a.extent.offset_bytes : a.extent.end_bytes] for a in areas)
+    assert bytes(OPENER.open(stored, IDENTITY).plaintext) == b"".join(
+        disk[a.extent.offset_bytes : a.extent.end_bytes] for a in areas
+    )

@@ -22,8 +22,9 @@ from lab.tools import temporal_executable
 from workers.settings import Installation, Settings, TemporalSettings
 from workers.settings_types import HostPort
 from workflows import names
-from workflows.messages import EnableInput, StatusView
+from workflows.operator_input import EnableInput
 from workflows.register import WORKFLOWS
+from workflows.views import StatusView
 
 from .stand_ins import SITES, TARGET, StandIns
 
@@ -51,7 +52,9 @@ class Running:
     async def delta_sync(self, vm: str, site: str = "lab", *, cycles: int = 0) -> str:
         """Enable a VM, wait for its initial replication and some cycles, and return its workflow id."""
         enabled = await replicating.enable(self.client, EnableInput(vm, site))
-        await self.until(enabled.workflow_id, lambda view: view.replication_state == "Delta sync" and view.cycles_committed >= cycles)
+        await self.until(
+            enabled.workflow_id, lambda view: view.replication_state == "Delta sync" and view.cycles_committed >= cycles
+        )
         return enabled.workflow_id
 
     async def until(self, workflow_id: str, wanted: Callable[[StatusView], bool]) -> StatusView:
@@ -65,7 +68,14 @@ class Running:
 
 @pytest_asyncio.fixture(scope="session")
 async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
-    attributes = (names.SITE, names.VM_NAME, names.REPLICATION_STATE, names.MIGRATION_STATE, names.HEALTH, names.LAST_RECOVERY_POINT)
+    attributes = (
+        names.SITE,
+        names.VM_NAME,
+        names.REPLICATION_STATE,
+        names.MIGRATION_STATE,
+        names.HEALTH,
+        names.LAST_RECOVERY_POINT,
+    )
     async with await WorkflowEnvironment.start_local(
         search_attributes=attributes, dev_server_existing_path=temporal_executable(), dev_server_log_level="error"
     ) as environment:
@@ -74,12 +84,18 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
         settings = Settings(Installation("tests"), TemporalSettings(address=HostPort(host, int(port))))
         client = await replicating.connect(settings)
         activities = StandIns()
-        steps = [getattr(activities, name) for name in vars(StandIns) if hasattr(getattr(StandIns, name), "__temporal_activity_definition")]
+        steps = [
+            getattr(activities, name)
+            for name in vars(StandIns)
+            if hasattr(getattr(StandIns, name), "__temporal_activity_definition")
+        ]
         queues = [names.apply_queue(TARGET), names.azure_queue(TARGET)]
         for site in SITES:
             queues += [names.vsphere_queue(site), names.transfer_queue(f"appliance-{site}")]
         async with AsyncExitStack() as workers:
-            await workers.enter_async_context(Worker(client, task_queue=names.CONTROL_QUEUE, workflows=WORKFLOWS, activities=steps))
+            await workers.enter_async_context(
+                Worker(client, task_queue=names.CONTROL_QUEUE, workflows=WORKFLOWS, activities=steps)
+            )
             for queue in queues:
                 await workers.enter_async_context(Worker(client, task_queue=queue, activities=steps))
             nowhere = str(tmp_path_factory.mktemp("no-configuration") / "temporal.toml")

@@ -10,37 +10,39 @@ from temporalio.exceptions import ApplicationError
 from activities.progress import StepProgress
 from deltaferry.model.replication import ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import MIB
-from workflows.messages import (
+from workflows.replication_state import ReplicateVmInput
+from workflows.site_messages import (
+    CheckedSource,
+    CheckedTarget,
+    CheckSourceInput,
+    CheckTargetInput,
+    FindingView,
+    SiteInput,
+    SiteProfile,
+)
+from workflows.step_messages import (
     AppliedChunk,
     ApplyInput,
     ApplyResult,
     ArchiveInput,
     BeginCycleInput,
     BegunCycle,
-    CheckedSource,
-    CheckedTarget,
-    CheckSourceInput,
-    CheckTargetInput,
     CleanSourceInput,
     CommitRecords,
     CreatedVm,
     CreateVmInput,
-    FindingView,
     GuardInput,
     ImportedDisks,
     ImportInput,
     OnReplication,
     PlannedDisk,
     PreparedSource,
-    ReplicateVmInput,
     SealedCycle,
     SealInput,
     SentChunk,
     SettleInput,
     ShutDownInput,
     ShutDownResult,
-    SiteInput,
-    SiteProfile,
     SourceStatus,
     TransferInput,
     TransferResult,
@@ -50,7 +52,10 @@ from workflows.messages import (
 
 SITES = ("lab", "other")
 TARGET = "azure"
-DISKS = (ReplicatedDisk(2000, "6000c29a", "Hard disk 1", 8 * MIB, True), ReplicatedDisk(2001, "6000c29b", "Hard disk 2", 4 * MIB, False))
+DISKS = (
+    ReplicatedDisk(2000, "6000c29a", "Hard disk 1", 8 * MIB, True),
+    ReplicatedDisk(2001, "6000c29b", "Hard disk 2", 4 * MIB, False),
+)
 WARNING = FindingView("static-address", "warning", "The guest has a static address.", "Let the guest use DHCP.")
 FINDING = FindingView("snapshots-present", "error", "The VM has the snapshot before-upgrade.", "Remove it.")
 
@@ -125,7 +130,9 @@ class StandIns:
     @activity.defn(name="apply")
     async def apply(self, request: ApplyInput) -> ApplyResult:
         covered = ObjectRef(Store.GATEWAY, "df-gw/covered", "1")
-        return ApplyResult(tuple(AppliedChunk(chunk.disk_key, 0, 1, chunk.manifest, covered, MIB, 0, 16) for chunk in request.chunks))
+        return ApplyResult(
+            tuple(AppliedChunk(chunk.disk_key, 0, 1, chunk.manifest, covered, MIB, 0, 16) for chunk in request.chunks)
+        )
 
     @activity.defn(name="verify_chunks")
     async def verify_chunks(self, request: VerifyChunksInput) -> None:

@@ -61,10 +61,20 @@ def gateway(tmp_path: Path) -> Iterator[GatewayStore]:
     try:
         blobs.await_ready()
         urls = {store: blobs.url(account) for store, account in ACCOUNTS.items()}
-        endpoints = Endpoints("127.0.0.1:1", "default", "https://127.0.0.1:1", {"esxi-1": "127.0.0.1:1"}, "https://127.0.0.1:1", urls, certificates.ca_file)
+        endpoints = Endpoints(
+            "127.0.0.1:1",
+            "default",
+            "https://127.0.0.1:1",
+            {"esxi-1": "127.0.0.1:1"},
+            "https://127.0.0.1:1",
+            urls,
+            certificates.ca_file,
+        )
         config = tmp_path / "settings.toml"
         config.write_text(configuration(endpoints, LabSettings()))
-        environment = {account_key_variable(store): key for store, key in keys.items()} | {"LAB_KEY_FILE": str(tmp_path / "wrapping.key")}
+        environment = {account_key_variable(store): key for store, key in keys.items()} | {
+            "LAB_KEY_FILE": str(tmp_path / "wrapping.key")
+        }
         account = StorageAccount(urls["gateway"], AccountKey(lambda: keys["gateway"]), ca_file=str(certificates.ca_file))
         yield GatewayStore(BlobObjectStore(account, Store.GATEWAY), config, environment)
     finally:
@@ -86,7 +96,9 @@ async def test_a_job_on_the_server_replays_by_its_own_id(running: Running, synce
     assert (result.exit_code, "InitialReplication" in result.stdout, "OK" in result.stdout) == (0, True, True)
 
 
-async def test_a_downloaded_history_replays_offline_and_explains_its_decisions(running: Running, synced: Synced, file: Path) -> None:
+async def test_a_downloaded_history_replays_offline_and_explains_its_decisions(
+    running: Running, synced: Synced, file: Path
+) -> None:
     running.environment["TEMPORAL_ADDRESS"] = "127.0.0.1:1"
     try:
         result = await running.call("replay", "--file", str(file), "--explain")

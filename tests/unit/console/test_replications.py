@@ -10,7 +10,7 @@ from console import client as replicating
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.states import Operation, ReplicationState
 from workflows import names
-from workflows.messages import EnableInput, EndOptions
+from workflows.operator_input import EnableInput, EndOptions
 
 from .conftest import Running, Synced
 from .stand_ins import instance_uuid
@@ -134,7 +134,10 @@ async def test_what_the_state_refuses_ends_with_3_and_the_sentence(running: Runn
     workflow_id = synced.workflow_id
     result = await running.call("resume", workflow_id)
     assert result.exit_code == 3
-    assert result.stderr.strip() == "Error: Replication is not paused: resume is accepted in Pause in progress and Paused, and after a migration."
+    assert (
+        result.stderr.strip()
+        == "Error: Replication is not paused: resume is accepted in Pause in progress and Paused, and after a migration."
+    )
     completed = await running.json("complete", workflow_id, exit_code=3)
     assert completed["error"]["sentence"].startswith("Complete is accepted only after a successful migration")
 

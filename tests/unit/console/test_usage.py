@@ -66,7 +66,9 @@ def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("command", [("list",), ("status", "web-01"), ("pause", "web-01"), ("enable", "web-01", "--site", "lon1")])
+@pytest.mark.parametrize(
+    "command", [("list",), ("status", "web-01"), ("pause", "web-01"), ("enable", "web-01", "--site", "lon1")]
+)
 def test_a_server_that_does_not_answer_ends_with_5_and_a_sentence(command: tuple[str, ...], closed_port: int) -> None:
     code, _, err = call(*command, TEMPORAL_ADDRESS=f"127.0.0.1:{closed_port}")
     assert code == 5
@@ -125,7 +127,9 @@ def test_a_demo_of_a_missing_image_says_so() -> None:
     assert (code, "There is no file /no/such/image.raw." in err) == (2, True)
 
 
-@pytest.mark.parametrize(("content", "problem"), [("[]", "not JSON of"), ("nonsense", "not JSON of"), ('{"events": []}', "does not begin")])
+@pytest.mark.parametrize(
+    ("content", "problem"), [("[]", "not JSON of"), ("nonsense", "not JSON of"), ('{"events": []}', "does not begin")]
+)
 def test_a_file_that_is_no_history_ends_with_2(content: str, problem: str, tmp_path: Path) -> None:
     file = tmp_path / "history.json"
     file.write_text(content)

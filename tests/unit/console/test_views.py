@@ -11,11 +11,14 @@ from console.views import Snapshot, replication_view, replications_table
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.model.units import MIB
-from workflows.messages import DiskView, MigrationResult, Refusal, StatusView
+from workflows.replication_state import MigrationResult, Refusal
+from workflows.views import DiskView, StatusView
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SENDING = LiveStep("transfer", "sending changed blocks", True, 1, 50 * MIB, 100 * MIB, 20 * MIB, 5.0 * MIB, 10.0)
-APPLYING = LiveStep("apply", "applying to the seed disks", True, 2, 10 * MIB, 40 * MIB, 0, 1.0 * MIB, 30.0, "the account throttles")
+APPLYING = LiveStep(
+    "apply", "applying to the seed disks", True, 2, 10 * MIB, 40 * MIB, 0, 1.0 * MIB, 30.0, "the account throttles"
+)
 SILENT = LiveStep("begin_cycle", "begin cycle", False, 1)
 
 
@@ -52,8 +55,12 @@ def test_a_delta_cycle_shows_the_step_that_has_numbers() -> None:
 
 def test_a_replication_shows_bars_health_refusals_and_its_migration() -> None:
     error = HealthError(ErrorKind.AZURE_QUOTA, "No cores left.", "The quota.", "Ask for more.", False, AT)
-    migration = MigrationResult(JobOutcome.FAILED, None, None, (("import disks", 12.5),), ("Powered off [hard].",), True, (), error)
-    status = a_status(health=(error,), last_refused=Refusal("resume", "Not paused.", AT), migration=migration, warnings=("It costs money.",))
+    migration = MigrationResult(
+        JobOutcome.FAILED, None, None, (("import disks", 12.5),), ("Powered off [hard].",), True, (), error
+    )
+    status = a_status(
+        health=(error,), last_refused=Refusal("resume", "Not paused.", AT), migration=migration, warnings=("It costs money.",)
+    )
     disks = (DiskView(2000, "Hard disk 1", 8 * MIB, True, 4 * MIB, None, (MIB, 0)),)
     text = printed(replication_view(Snapshot("vm/lab/5021", status, disks, (), summed_up(None, [SENDING, APPLYING, SILENT]))))
     for expected in (

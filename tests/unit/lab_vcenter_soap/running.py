@@ -53,7 +53,13 @@ def inventory() -> dict[str, Any]:
         "vms": [
             running,
             {"name": "web-01", "folder": "twins", "host": "esxi-2.lab", "datastore": "ds2", "disks": [{"capacity_bytes": MIB}]},
-            {"name": "off-01", "host": "esxi-2.lab", "datastore": "ds2", "power": "poweredOff", "disks": [{"capacity_bytes": MIB}]},
+            {
+                "name": "off-01",
+                "host": "esxi-2.lab",
+                "datastore": "ds2",
+                "power": "poweredOff",
+                "disks": [{"capacity_bytes": MIB}],
+            },
             {"name": "bare-01", "host": "esxi-1.lab", "datastore": "ds1", "tools": False, "change_tracking_supported": False},
         ],
     }

@@ -65,7 +65,11 @@ def test_who_does_not_log_in_gets_nothing(off: Lab) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/folder/none-flat.vmdk?dcPath=Lab&dsName=ds1", "/folder/../../inventory.json?dcPath=Lab&dsName=ds1", "/folder/x?dcPath=Lab"],
+    [
+        "/folder/none-flat.vmdk?dcPath=Lab&dsName=ds1",
+        "/folder/../../inventory.json?dcPath=Lab&dsName=ds1",
+        "/folder/x?dcPath=Lab",
+    ],
 )
 def test_nothing_outside_the_datastore_is_found(off: Lab, path: str) -> None:
     assert _get(off, path, Authorization=BASIC)[0] == 404

@@ -127,7 +127,9 @@ def test_a_disk_is_served_by_the_host_that_runs_the_vm_and_by_no_other(fresh_lab
         assert client.size_bytes == 16 * MIB
 
 
-@pytest.mark.parametrize("export", ["", "rubbish", "snapshot=snapshot-1;disk=2000", "guest={vm};disk=1999", "present={vm};disk=2000"])
+@pytest.mark.parametrize(
+    "export", ["", "rubbish", "snapshot=snapshot-1;disk=2000", "guest={vm};disk=1999", "present={vm};disk=2000"]
+)
 def test_an_unknown_export_is_refused(lab: Lab, export: str) -> None:
     vm = lab.vm()
     with pytest.raises(DeltaferryError):

@@ -52,7 +52,9 @@ def test_a_path_that_does_not_exist_is_an_invalid_property(lab: Lab, path: str) 
 
 
 def test_an_unset_property_is_left_out(lab: Lab) -> None:
-    [content] = lab.content.propertyCollector.RetrieveContents([object_spec(lab.vm(), ["name", "snapshot", "snapshot.currentSnapshot"])])
+    [content] = lab.content.propertyCollector.RetrieveContents(
+        [object_spec(lab.vm(), ["name", "snapshot", "snapshot.currentSnapshot"])]
+    )
     assert [item.name for item in content.propSet] == ["name"]
     assert list(content.missingSet) == []
 

@@ -33,7 +33,9 @@ def _post(lab: Lab, body: str, *, chunked: bool) -> tuple[int, str]:
         for start in range(0, len(body), 100):
             yield body[start : start + 100].encode()
 
-    connection.request("POST", "/sdk", pieces() if chunked else body.encode(), {"Cookie": lab.si._stub.cookie}, encode_chunked=chunked)
+    connection.request(
+        "POST", "/sdk", pieces() if chunked else body.encode(), {"Cookie": lab.si._stub.cookie}, encode_chunked=chunked
+    )
     response = connection.getresponse()
     answer = response.status, response.read().decode()
     connection.close()

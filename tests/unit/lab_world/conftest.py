@@ -19,8 +19,11 @@ class Storage:
 
     def client(self, account: str, **options: object) -> BlobServiceClient:
         return BlobServiceClient(
-            self.service.url(account), credential=self.keys[account], connection_verify=str(self.certificates.ca_file),
-            retry_total=0, **options,
+            self.service.url(account),
+            credential=self.keys[account],
+            connection_verify=str(self.certificates.ca_file),
+            retry_total=0,
+            **options,
         )
 
 

@@ -55,18 +55,31 @@ def content(blob: BlobClient, **options: object) -> bytes:
     return blob.download_blob(**options).readall()
 
 
-def raw_put_page(storage: Storage, container: ContainerClient, body: bytes, headers: dict[str, str]) -> tuple[int, str | None, dict[str, str]]:
+def raw_put_page(
+    storage: Storage, container: ContainerClient, body: bytes, headers: dict[str, str]
+) -> tuple[int, str | None, dict[str, str]]:
     sas = generate_container_sas(
-        "dfseed", container.container_name, account_key=storage.keys["dfseed"], expiry=datetime.now(UTC) + timedelta(hours=1),
+        "dfseed",
+        container.container_name,
+        account_key=storage.keys["dfseed"],
+        expiry=datetime.now(UTC) + timedelta(hours=1),
         permission=ContainerSasPermissions(write=True),
     )
     path = f"{urlsplit(container.url).path}/disk?comp=page&{sas}"
     connection = http.client.HTTPSConnection(
         "127.0.0.1", storage.service.port, context=ssl.create_default_context(cafile=storage.certificates.ca_file)
     )
-    connection.request("PUT", path, body, {
-        "x-ms-page-write": "update", "x-ms-range": f"bytes=0-{len(body) - 1}", "x-ms-version": "2025-11-05", **headers,
-    })
+    connection.request(
+        "PUT",
+        path,
+        body,
+        {
+            "x-ms-page-write": "update",
+            "x-ms-range": f"bytes=0-{len(body) - 1}",
+            "x-ms-version": "2025-11-05",
+            **headers,
+        },
+    )
     response = connection.getresponse()
     response.read()
     connection.close()
@@ -86,8 +99,12 @@ def test_block_blobs_pass_through_with_the_account_key_and_the_newest_api_versio
 def test_a_sas_of_the_sdks_newest_version_works_and_a_wrong_key_does_not(storage: Storage, container: ContainerClient) -> None:
     page_blob(container)
     sas = generate_blob_sas(
-        "dfseed", container.container_name, "disk", account_key=storage.keys["dfseed"],
-        permission=BlobSasPermissions(read=True, write=True), expiry=datetime.now(UTC) + timedelta(hours=1),
+        "dfseed",
+        container.container_name,
+        "disk",
+        account_key=storage.keys["dfseed"],
+        permission=BlobSasPermissions(read=True, write=True),
+        expiry=datetime.now(UTC) + timedelta(hours=1),
     )
     blob = BlobClient.from_blob_url(f"{container.url}/disk?{sas}", connection_verify=str(storage.certificates.ca_file))
     put(blob, 512, b"a" * 512)
@@ -144,7 +161,11 @@ def test_a_copied_page_blob_is_independent_of_its_source(container: ContainerCli
     started = copy.start_copy_from_url(f"{source.url}?snapshot={snapshot}", metadata={"of": "a snapshot"})
     assert started["copy_status"] == "success"
     properties = copy.get_blob_properties()
-    assert (properties.copy.status, properties.page_blob_sequence_number, properties.metadata) == ("success", 7, {"of": "a snapshot"})
+    assert (properties.copy.status, properties.page_blob_sequence_number, properties.metadata) == (
+        "success",
+        7,
+        {"of": "a snapshot"},
+    )
     assert content(copy) == then
     put(copy, 512, b"3" * 512)
     put(source, 1024, b"4" * 512)
@@ -156,10 +177,15 @@ def test_a_copied_page_blob_is_independent_of_its_source(container: ContainerCli
 def test_a_copy_without_the_right_to_write_is_refused(storage: Storage, container: ContainerClient) -> None:
     source = page_blob(container)
     sas = generate_container_sas(
-        "dfseed", container.container_name, account_key=storage.keys["dfseed"], expiry=datetime.now(UTC) + timedelta(hours=1),
+        "dfseed",
+        container.container_name,
+        account_key=storage.keys["dfseed"],
+        expiry=datetime.now(UTC) + timedelta(hours=1),
         permission=ContainerSasPermissions(read=True),
     )
-    copy = BlobClient.from_blob_url(f"{container.url}/copy?{sas}", connection_verify=str(storage.certificates.ca_file), retry_total=0)
+    copy = BlobClient.from_blob_url(
+        f"{container.url}/copy?{sas}", connection_verify=str(storage.certificates.ca_file), retry_total=0
+    )
     with pytest.raises(HttpResponseError) as error:
         copy.start_copy_from_url(f"{source.url}?{sas}")
     assert error.value.status_code == 403
@@ -180,7 +206,9 @@ def test_the_difference_between_snapshots_names_what_changed_and_what_was_cleare
     at_second = container.get_blob_client("disk", snapshot=second)
     ranges = [(r.start, r.end, r.cleared) for r in at_second.list_page_ranges(previous_snapshot=first)]
     assert ranges == [
-        (1024, 1535, False), (1 * MIB, 1 * MIB + 1023, True), (10 * MIB, 10 * MIB + 511, False),
+        (1024, 1535, False),
+        (1 * MIB, 1 * MIB + 1023, True),
+        (10 * MIB, 10 * MIB + 511, False),
     ]
     now = [(r.start, r.end) for r in blob.list_page_ranges(previous_snapshot=second)]
     assert now == [(12 * MIB, 12 * MIB + 511)]
@@ -194,7 +222,11 @@ def test_ordered_faults_hit_the_next_matching_requests_only(container: Container
     put(blob, 0, b"a" * 512)
     with pytest.raises(HttpResponseError) as error:
         put(blob, 0, b"b" * 512)
-    assert (error.value.status_code, error.value.error_code, error.value.response.headers["Retry-After"]) == (503, "ServerBusy", "3")
+    assert (error.value.status_code, error.value.error_code, error.value.response.headers["Retry-After"]) == (
+        503,
+        "ServerBusy",
+        "3",
+    )
     put(blob, 0, b"c" * 512)
     assert control.counts()["PutPage"] == {201: 2, 503: 1}
 

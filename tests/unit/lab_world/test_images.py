@@ -90,7 +90,10 @@ def test_a_users_raw_image_is_used_as_it_is_and_padded_to_whole_sectors(tmp_path
     assert (imported.size_bytes, imported.writable, short.stat().st_size) == (1024, (), 1000)
 
 
-@pytest.mark.parametrize(("head", "kind"), [(b"QFI\xfb", "qcow2"), (b"vhdxfile", "vhdx"), (b"KDMV", "vmdk"), (b"# Disk DescriptorFile\n", "vmdk"), (b"conectix", "vpc")])
+@pytest.mark.parametrize(
+    ("head", "kind"),
+    [(b"QFI\xfb", "qcow2"), (b"vhdxfile", "vhdx"), (b"KDMV", "vmdk"), (b"# Disk DescriptorFile\n", "vmdk"), (b"conectix", "vpc")],
+)
 def test_other_images_need_qemu_img(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, kind: str) -> None:
     image = tmp_path / "disk"
     image.write_bytes(head + bytes(2048))

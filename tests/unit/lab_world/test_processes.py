@@ -114,7 +114,10 @@ def test_output_is_readable_by_its_owner_only(tmp_path: Path) -> None:
 def test_nothing_outlives_a_parent_that_is_killed_whichever_thread_started_it(tmp_path: Path) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", _PARENT, str(tmp_path), node_executable()],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
     )
     assert parent.stdin is not None and parent.stdout is not None
     pids = [int(word) for word in parent.stdout.readline().split()]

@@ -54,7 +54,11 @@ def test_the_settings_file_is_what_workers_read_and_holds_no_secret(lab: Lab) ->
     assert (site.reader, site.target, site.appliance) == (Reader.NBD, "lab", "appliance-1")
     assert site.user.read(environment) == environment[VCENTER_USER]
     assert target.seed.key is not None and target.seed.key.read(environment) == lab.world.account_key("seed")
-    secrets = [environment[VCENTER_PASSWORD], environment[ARM_TOKEN], *(lab.world.account_key(store) for store in ("log", "gateway", "seed"))]
+    secrets = [
+        environment[VCENTER_PASSWORD],
+        environment[ARM_TOKEN],
+        *(lab.world.account_key(store) for store in ("log", "gateway", "seed")),
+    ]
     assert not [secret for secret in secrets if secret.encode() in text]
     assert not [secret for secret in secrets if secret in repr(lab.world) + repr(lab.world.arm.process)]
 
@@ -123,7 +127,10 @@ run_lab(Path(sys.argv[1]), LabSettings(vms=vms, with_ui=False), announce)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_the_lab_in_the_foreground_says_how_to_use_it_and_leaves_nothing_running(tmp_path: Path, number: signal.Signals) -> None:
     lab = subprocess.Popen(
-        [sys.executable, "-c", _FOREGROUND, str(tmp_path / "lab")], stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[3]
+        [sys.executable, "-c", _FOREGROUND, str(tmp_path / "lab")],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[3],
     )
     assert lab.stdout is not None
     said = ""

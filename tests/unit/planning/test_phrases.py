@@ -16,7 +16,14 @@ def test_durations_are_written_for_people(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("size_bytes", "text"),
-    [(0, "0 bytes"), (512, "512 bytes"), (1024, "1 KiB"), (1536 * 1024**2, "1.5 GiB"), (512 * 1024**2, "512 MiB"), (9 * 1024**4, "9 TiB")],
+    [
+        (0, "0 bytes"),
+        (512, "512 bytes"),
+        (1024, "1 KiB"),
+        (1536 * 1024**2, "1.5 GiB"),
+        (512 * 1024**2, "512 MiB"),
+        (9 * 1024**4, "9 TiB"),
+    ],
 )
 def test_sizes_are_written_in_the_largest_unit_they_fill(size_bytes: int, text: str) -> None:
     assert size_text(size_bytes) == text

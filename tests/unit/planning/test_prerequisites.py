@@ -11,7 +11,9 @@ from deltaferry.planning.guests import Guest, GuestFamily, guest_of_declaration,
 from deltaferry.planning.prerequisites import CheckFacts, Severity, boot_disk, check, disks_changed, errors, generation, os_type
 
 GIB = 1024**3
-DISK = SourceDisk(2000, "uuid-2000", "Hard disk 1", 40 * GIB, "[ds1] web/web.vmdk", "ds1", 0, 0, False, False, False, False, False)
+DISK = SourceDisk(
+    2000, "uuid-2000", "Hard disk 1", 40 * GIB, "[ds1] web/web.vmdk", "ds1", 0, 0, False, False, False, False, False
+)
 DATA = replace(DISK, key=2001, uuid="uuid-2001", label="Hard disk 2", unit_number=1, capacity_bytes=100 * GIB)
 VM = SourceVm(
     "uuid", "vm-1", "web-01", PowerState.ON, "esxi-1", 19, Firmware.EFI, "ubuntu64Guest", "Ubuntu Linux (64-bit)", 4096, 2,
@@ -63,12 +65,16 @@ def test_each_obstacle_is_one_error(vm: SourceVm, code: F) -> None:
 
 
 def test_all_obstacles_are_found_at_once_the_errors_first() -> None:
-    vm = replace(with_disk(independent=True, shared=True), hardware_version=6, tools_running=False, snapshots=SNAPSHOTS, guest_id="")
+    vm = replace(
+        with_disk(independent=True, shared=True), hardware_version=6, tools_running=False, snapshots=SNAPSHOTS, guest_id=""
+    )
     findings = check(vm, replace(FACTS, target_name="-"))
     assert [finding.code for finding in errors(findings)] == [
         F.HARDWARE_VERSION, F.SNAPSHOTS_PRESENT, F.DISK_INDEPENDENT, F.DISK_SHARED, F.GUEST_UNKNOWN, F.TARGET_NAME,
     ]  # fmt: skip
-    assert [finding.severity for finding in findings] == sorted((finding.severity for finding in findings), key=list(Severity).index)
+    assert [finding.severity for finding in findings] == sorted(
+        (finding.severity for finding in findings), key=list(Severity).index
+    )
     assert all(finding.cause.endswith(".") and finding.remedy.endswith(".") for finding in findings)
 
 
@@ -103,7 +109,14 @@ def test_power_and_tools_are_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("firmware", "gib", "fits"), [(Firmware.BIOS, 2048, True), (Firmware.BIOS, 2049, False), (Firmware.EFI, 2049, True), (Firmware.EFI, 4095, True), (Firmware.EFI, 4096, False)]
+    ("firmware", "gib", "fits"),
+    [
+        (Firmware.BIOS, 2048, True),
+        (Firmware.BIOS, 2049, False),
+        (Firmware.EFI, 2049, True),
+        (Firmware.EFI, 4095, True),
+        (Firmware.EFI, 4096, False),
+    ],
 )
 def test_a_boot_disk_has_the_size_limit_of_its_generation(firmware: Firmware, gib: int, fits: bool) -> None:
     vm = replace(VM, firmware=firmware, disks=(replace(DISK, capacity_bytes=gib * GIB), DATA))
@@ -128,15 +141,32 @@ def test_data_disks_are_counted_against_the_target_size() -> None:
 
 @pytest.mark.parametrize(
     ("name", "legal"),
-    [("a", True), ("web-01", True), ("A" * 63, True), ("", False), ("A" * 64, False), ("-a", False), ("a-", False), ("a_b", False), ("a.b", False), ("wéb", False), ("a\n", False)],
+    [
+        ("a", True),
+        ("web-01", True),
+        ("A" * 63, True),
+        ("", False),
+        ("A" * 64, False),
+        ("-a", False),
+        ("a-", False),
+        ("a_b", False),
+        ("a.b", False),
+        ("wéb", False),
+        ("a\n", False),
+    ],
 )
 def test_a_target_name_is_letters_digits_and_inner_hyphens(name: str, legal: bool) -> None:
     assert codes(VM, replace(FACTS, target_name=name)) == ([] if legal else [F.TARGET_NAME])
 
 
-@pytest.mark.parametrize(("guest", "length", "warned"), [("windows2019srv_64Guest", 15, False), ("windows2019srv_64Guest", 16, True), ("ubuntu64Guest", 16, False)])
+@pytest.mark.parametrize(
+    ("guest", "length", "warned"),
+    [("windows2019srv_64Guest", 15, False), ("windows2019srv_64Guest", 16, True), ("ubuntu64Guest", 16, False)],
+)
 def test_a_long_name_is_a_warning_for_windows(guest: str, length: int, warned: bool) -> None:
-    assert codes(replace(VM, guest_id=guest), replace(FACTS, target_name="a" * length), Severity.WARNING) == ([F.TARGET_COMPUTER_NAME] if warned else [])
+    assert codes(replace(VM, guest_id=guest), replace(FACTS, target_name="a" * length), Severity.WARNING) == (
+        [F.TARGET_COMPUTER_NAME] if warned else []
+    )
 
 
 def test_what_the_target_lacks_is_passed_on() -> None:
@@ -176,19 +206,28 @@ def test_a_declaration_counts_only_where_vsphere_does_not_know() -> None:
     assert codes(bsd, replace(FACTS, declared_os="Other Linux (32-bit)")) == [F.GUEST_NOT_64_BIT]
     assert codes(bsd, replace(FACTS, declared_os="BeOS")) == [F.GUEST_DECLARATION]
     assert codes(replace(VM, guest_id="ubuntuGuest"), replace(FACTS, declared_os="Linux")) == [F.GUEST_NOT_64_BIT]
-    assert (os_type(bsd), os_type(bsd, "Windows"), os_type(replace(VM, guest_id="windows2019srv_64Guest"))) == ("Linux", "Windows", "Windows")
+    assert (os_type(bsd), os_type(bsd, "Windows"), os_type(replace(VM, guest_id="windows2019srv_64Guest"))) == (
+        "Linux",
+        "Windows",
+        "Windows",
+    )
 
 
 @pytest.mark.parametrize(("free", "growth", "short"), [(10, 0, False), (9, 0, True), (10, 11, True), (30, 30, False)])
 def test_a_datastore_keeps_ten_percent_or_the_expected_growth_free(free: int, growth: int, short: bool) -> None:
     space = DatastoreSpace("ds1", 100 * GIB, free * GIB)
     assert (shortage(space, growth * GIB) is not None) is short
-    assert codes(VM, replace(FACTS, datastores=(space,), expected_growth_bytes=(("ds1", growth * GIB),))) == ([F.DATASTORE_FULL] if short else [])
+    assert codes(VM, replace(FACTS, datastores=(space,), expected_growth_bytes=(("ds1", growth * GIB),))) == (
+        [F.DATASTORE_FULL] if short else []
+    )
     assert threshold_bytes(space, growth * GIB) == max(10, growth) * GIB
 
 
 def test_a_shortage_has_the_numbers_in_it() -> None:
-    assert shortage(DatastoreSpace("ds1", 100 * GIB, 9 * GIB)) == "Datastore ds1 has 9 GiB free of 100 GiB; a snapshot needs 10 GiB to be free."
+    assert (
+        shortage(DatastoreSpace("ds1", 100 * GIB, 9 * GIB))
+        == "Datastore ds1 has 9 GiB free of 100 GiB; a snapshot needs 10 GiB to be free."
+    )
 
 
 @pytest.mark.parametrize(
@@ -200,9 +239,15 @@ def test_a_shortage_has_the_numbers_in_it() -> None:
         ((DISK,), "Hard disk 2 (key 2001) was removed."),
         ((DISK, DATA, replace(DATA, key=2002, label="Hard disk 3")), "Hard disk 3 (key 2002, 100 GiB) was added."),
         ((DISK, replace(DATA, capacity_bytes=200 * GIB)), "Hard disk 2 (key 2001) was resized from 100 GiB to 200 GiB."),
-        ((DISK, replace(DATA, capacity_bytes=100 * GIB + 512)), f"Hard disk 2 (key 2001) was resized from {100 * GIB} bytes to {100 * GIB + 512} bytes."),
+        (
+            (DISK, replace(DATA, capacity_bytes=100 * GIB + 512)),
+            f"Hard disk 2 (key 2001) was resized from {100 * GIB} bytes to {100 * GIB + 512} bytes.",
+        ),
         ((DISK, replace(DATA, uuid="another")), "Hard disk 2 (key 2001) was replaced by another disk."),
-        ((replace(DATA, key=2002),), "Hard disk 1 (key 2000) was removed. Hard disk 2 (key 2001) was removed. Hard disk 2 (key 2002, 100 GiB) was added."),
+        (
+            (replace(DATA, key=2002),),
+            "Hard disk 1 (key 2000) was removed. Hard disk 2 (key 2001) was removed. Hard disk 2 (key 2002, 100 GiB) was added.",
+        ),
     ],
 )
 def test_a_disk_added_removed_replaced_or_resized_is_told(disks: tuple[SourceDisk, ...], sentence: str | None) -> None:

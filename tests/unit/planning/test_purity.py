@@ -18,7 +18,13 @@ PURE = {"collections", "collections.abc", "dataclasses", "datetime", "enum", "fu
 @pytest.mark.parametrize("module", MODULES, ids=lambda file: file.stem)
 def test_a_module_imports_only_the_model_and_what_is_pure(module: Path) -> None:
     for node in ast.walk(ast.parse(module.read_text())):
-        imported = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        imported = (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else []
+        )
         for name in imported:
             assert name in PURE or name.startswith(("deltaferry.model.", "deltaferry.planning.")), f"{module.name} imports {name}"
 

@@ -107,7 +107,14 @@ def test_order_is_by_class_then_running_then_ticket() -> None:
         ask("initial-chunk", priority=Priority.INITIAL, ticket=4, in_progress=True), ask("migration", priority=Priority.PRE_FAILOVER, ticket=5),
         ask("delta-later", ticket=6),
     ]  # fmt: skip
-    assert names(in_order(waiting, LIMITS, NOW)) == ["migration", "initial-chunk", "initial-new", "resync", "delta", "delta-later"]
+    assert names(in_order(waiting, LIMITS, NOW)) == [
+        "migration",
+        "initial-chunk",
+        "initial-new",
+        "resync",
+        "delta",
+        "delta-later",
+    ]
 
 
 @pytest.mark.parametrize(("hours", "priority"), [(0, 4), (0.99, 4), (1, 3), (2, 2), (50, 2)])
@@ -116,7 +123,10 @@ def test_waiting_raises_a_delta_by_one_class_an_hour_but_never_to_a_migrations(h
 
 
 def test_chunks_that_come_back_do_not_starve_what_age_has_raised() -> None:
-    waiting = [ask("chunk", priority=Priority.INITIAL, ticket=9, in_progress=True), ask("old", ticket=1, waited=timedelta(hours=3))]
+    waiting = [
+        ask("chunk", priority=Priority.INITIAL, ticket=9, in_progress=True),
+        ask("old", ticket=1, waited=timedelta(hours=3)),
+    ]
     assert names(in_order(waiting, LIMITS, NOW)) == ["old", "chunk"]
 
 
@@ -136,7 +146,9 @@ def test_smaller_requests_pass_a_young_one_that_does_not_fit_but_not_an_old_one(
 
 def test_a_migration_passes_a_reservation() -> None:
     old = ask("wide", 6, ticket=1, waited=timedelta(hours=9))
-    assert names(grant([old, ask("migration", 1, Priority.PRE_FAILOVER, ticket=2)], [hold(ask("held", 4))], LIMITS, NOW)) == ["migration"]
+    assert names(grant([old, ask("migration", 1, Priority.PRE_FAILOVER, ticket=2)], [hold(ask("held", 4))], LIMITS, NOW)) == [
+        "migration"
+    ]
 
 
 def test_a_request_sent_twice_or_leased_already_is_granted_once() -> None:
@@ -150,7 +162,10 @@ def test_a_limit_of_zero_lets_no_transfer_start_and_reserves_nothing() -> None:
     assert names(grant(waiting, [], replace(LIMITS, disks_per_host=0), NOW)) == ["snapshots-only"]
 
 
-@pytest.mark.parametrize(("appliance", "site", "part"), [(299, 499, None), (300, 400, "scale-out appliance is needed"), (10, 500, "The site already has 500 replications")])
+@pytest.mark.parametrize(
+    ("appliance", "site", "part"),
+    [(299, 499, None), (300, 400, "scale-out appliance is needed"), (10, 500, "The site already has 500 replications")],
+)
 def test_one_replication_too_many_is_told_what_is_needed(appliance: int, site: int, part: str | None) -> None:
     sentence = refusal_of_replication(appliance, site, LIMITS)
     assert sentence is None if part is None else sentence is not None and part in sentence
@@ -216,7 +231,9 @@ def test_nothing_of_lower_priority_is_granted_while_a_higher_one_that_fits_waits
         before = [request for request in granted if effective_priority(request, SMALL, NOW) <= rank]
         fits = grant([left], list(map(hold, before)), SMALL, NOW) != ()
         reserved_ahead = any(
-            other.holder not in taken and NOW - other.requested_at > SMALL.reserve_after and effective_priority(other, SMALL, NOW) <= rank
+            other.holder not in taken
+            and NOW - other.requested_at > SMALL.reserve_after
+            and effective_priority(other, SMALL, NOW) <= rank
             for other in requests
             if other.holder != left.holder
         )

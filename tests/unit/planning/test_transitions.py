@@ -69,7 +69,12 @@ def test_what_is_being_deleted_takes_nothing_whatever_else_holds(replication: R)
         (O.STOP, R.NONE, M.MIGRATED, "send complete"),
         (O.COMPLETE, R.DELTA_SYNC, M.TEST_PENDING, "send migrate_now first"),
         (O.COMPLETE, R.DELTA_SYNC, M.MIGRATION_FAILED, "send migrate_now first"),
-        (O.REPAIR, R.REPAIR_PENDING, M.TEST_PENDING, "not part of this version. Stop the replication and enable the VM again: that makes a new full copy"),
+        (
+            O.REPAIR,
+            R.REPAIR_PENDING,
+            M.TEST_PENDING,
+            "not part of this version. Stop the replication and enable the VM again: that makes a new full copy",
+        ),
         (O.MIGRATE, R.REPAIR_PENDING, M.MIGRATION_FAILED, "cannot be migrated from"),
         (O.RETRY, R.DELTA_SYNC, M.MIGRATION_FAILED, "send migrate_now"),
         (O.ROLLBACK, R.NONE, M.MIGRATED, "send resume"),
@@ -82,7 +87,9 @@ def test_a_refusal_says_when_or_what_instead(operation: O, replication: R, migra
     assert part in verdict.sentence
 
 
-@pytest.mark.parametrize(("by_us", "off", "accepted"), [(True, True, True), (True, False, False), (False, True, False), (False, False, False)])
+@pytest.mark.parametrize(
+    ("by_us", "off", "accepted"), [(True, True, True), (True, False, False), (False, True, False), (False, False, False)]
+)
 def test_rollback_needs_a_source_that_we_shut_down_and_that_is_still_off(by_us: bool, off: bool, accepted: bool) -> None:
     for replication in (R.DELTA_SYNC, R.PAUSED, R.REPAIR_PENDING, R.NONE):
         situation = Situation(replication, M.MIGRATION_FAILED, source_shut_down_by_us=by_us, source_is_off=off)

@@ -76,7 +76,9 @@ def test_what_looks_like_a_secret_is_redacted_in_message_extra_and_traceback(str
 
 def test_a_field_with_a_secrets_name_is_redacted_whatever_it_holds(stream: io.StringIO) -> None:
     configure_logs("info", "json", stream)
-    logging.getLogger("deltaferry.test").info("x", extra={"account_key": "hunter2", "nested": {"Authorization": "hunter2"}, "disk_key": 2000})
+    logging.getLogger("deltaferry.test").info(
+        "x", extra={"account_key": "hunter2", "nested": {"Authorization": "hunter2"}, "disk_key": 2000}
+    )
     (line,) = lines(stream)
     assert "hunter2" not in stream.getvalue()
     assert line["disk_key"] == 2000
@@ -100,7 +102,9 @@ def test_a_line_never_exceeds_its_limit_and_stays_json(stream: io.StringIO, form
 
 def test_values_that_json_does_not_know_are_written_as_text(stream: io.StringIO) -> None:
     configure_logs("info", "json", stream)
-    logging.getLogger("deltaferry.test").info("x", extra={"wait": timedelta(hours=2), "raw": b"\xff", "odd": {1: {2}}, "rate": float("nan")})
+    logging.getLogger("deltaferry.test").info(
+        "x", extra={"wait": timedelta(hours=2), "raw": b"\xff", "odd": {1: {2}}, "rate": float("nan")}
+    )
     (line,) = lines(stream)
     assert line["wait"] == "2:00:00"
     assert line["odd"] == {"1": [2]}

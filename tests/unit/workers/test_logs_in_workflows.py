@@ -12,7 +12,7 @@ from temporalio.worker import Worker
 
 from workers.logs import configure_logs
 
-PROBE = '''
+PROBE = """
 from temporalio import workflow
 
 
@@ -21,7 +21,7 @@ class LogProbe:
     @workflow.run
     async def run(self) -> None:
         workflow.logger.info("cycle committed", extra={"bytes_sent": 5})
-'''
+"""
 
 
 async def test_a_workflows_line_is_json_with_its_ids_as_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

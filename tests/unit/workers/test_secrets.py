@@ -32,7 +32,9 @@ def test_a_literal_is_refused_without_being_repeated(literal: str) -> None:
 
 
 def test_a_missing_secret_names_its_reference(tmp_path: Path) -> None:
-    with pytest.raises(DeltaferryError, match="env:DF_TEST_ABSENT cannot be read: the environment variable DF_TEST_ABSENT is not set"):
+    with pytest.raises(
+        DeltaferryError, match="env:DF_TEST_ABSENT cannot be read: the environment variable DF_TEST_ABSENT is not set"
+    ):
         SecretRef("env:DF_TEST_ABSENT").read({})
     with pytest.raises(DeltaferryError, match="absent cannot be read: No such file"):
         SecretRef(f"file:{tmp_path}/absent").read()

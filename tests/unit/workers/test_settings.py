@@ -99,7 +99,11 @@ def test_the_example_file_is_valid() -> None:
 
 
 def test_every_default_in_the_example_is_the_default() -> None:
-    commented = [line[2:] for line in EXAMPLE.read_text().splitlines() if line.startswith("# min_interval") or line.startswith("# max_interval")]
+    commented = [
+        line[2:]
+        for line in EXAMPLE.read_text().splitlines()
+        if line.startswith("# min_interval") or line.startswith("# max_interval")
+    ]
     commented += [line[2:] for line in EXAMPLE.read_text().splitlines() if line.startswith(("# disk_sku", "# arm_endpoint"))]
     assert len(commented) == 4
     text = EXAMPLE.read_text()
@@ -204,18 +208,30 @@ def test_what_is_not_toml_is_refused_with_its_place() -> None:
     assert "line 2" in mistake("[installation]\nid = x\n")
 
 
-@pytest.mark.parametrize("data", [b"\xff", b"a = " + b"9" * 5000, b"a = " + b"[" * 5000, b"a = " + b"{a=" * 40 + b"1" + b"}" * 40, b"#" * 2_000_000])
+@pytest.mark.parametrize(
+    "data", [b"\xff", b"a = " + b"9" * 5000, b"a = " + b"[" * 5000, b"a = " + b"{a=" * 40 + b"1" + b"}" * 40, b"#" * 2_000_000]
+)
 def test_hostile_bytes_are_bad_configuration(data: bytes) -> None:
     with pytest.raises(DeltaferryError) as caught:
         parse_settings(data, "f")
     assert caught.value.kind is ErrorKind.BAD_CONFIGURATION
 
 
-FRAGMENTS = st.lists(st.sampled_from([*LAB.splitlines(), "[", "]", "x = nan", "d = 1979-05-27", "l = [[1], {a = 1}]", "id = 1e400", '"" = 1', "sites = 3"]))
+FRAGMENTS = st.lists(
+    st.sampled_from(
+        [*LAB.splitlines(), "[", "]", "x = nan", "d = 1979-05-27", "l = [[1], {a = 1}]", "id = 1e400", '"" = 1', "sites = 3"]
+    )
+)
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
-@given(st.one_of(st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")), FRAGMENTS.map(lambda lines: "\n".join(lines).encode())))
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.text(max_size=200).map(lambda text: text.encode("utf-8", "replace")),
+        FRAGMENTS.map(lambda lines: "\n".join(lines).encode()),
+    )
+)
 def test_any_bytes_become_settings_or_bad_configuration(data: bytes) -> None:
     try:
         assert isinstance(parse_settings(data, "f"), Settings)
@@ -224,7 +240,12 @@ def test_any_bytes_become_settings_or_bad_configuration(data: bytes) -> None:
 
 
 TOML_VALUES = st.recursive(
-    st.one_of(st.booleans(), st.integers(-(2**70), 2**70), st.floats(), st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8)),
+    st.one_of(
+        st.booleans(),
+        st.integers(-(2**70), 2**70),
+        st.floats(),
+        st.text(alphabet=st.characters(exclude_categories=["Cs"]), max_size=8),
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)),
     max_leaves=4,
 )
@@ -257,7 +278,12 @@ def test_the_file_is_found_in_the_default_order(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setenv("HOME", str(home))
     with pytest.raises(DeltaferryError, match="There is no settings file"):
         load_settings(environ={})
-    places = [home / ".config" / "deltaferry" / "deltaferry.toml", here / "deltaferry.toml", tmp_path / "variable.toml", tmp_path / "option.toml"]
+    places = [
+        home / ".config" / "deltaferry" / "deltaferry.toml",
+        here / "deltaferry.toml",
+        tmp_path / "variable.toml",
+        tmp_path / "option.toml",
+    ]
     for number, place in enumerate(places):
         place.write_text(f'[installation]\nid = "i{number}"')
         option = places[3] if number == 3 else None
@@ -276,7 +302,10 @@ def test_without_address_the_temporal_clis_own_profile_counts(tmp_path: Path) ->
     config = tmp_path / "temporal.toml"
     config.write_text('[profile.prod]\naddress = "temporal.example.com:7233"\nnamespace = "replication"\n')
     environ = {"TEMPORAL_CONFIG_FILE": str(config)}
-    assert TemporalSettings(profile="prod").connect_config(environ) == {"target_host": "temporal.example.com:7233", "namespace": "replication"}
+    assert TemporalSettings(profile="prod").connect_config(environ) == {
+        "target_host": "temporal.example.com:7233",
+        "namespace": "replication",
+    }
     assert TemporalSettings(profile="prod", namespace="mine").connect_config(environ)["namespace"] == "mine"
     with pytest.raises(DeltaferryError, match="lacks the profile asked for"):
         TemporalSettings(profile="other").connect_config(environ)

@@ -1,0 +1,197 @@
+"""What a replication is made of: its state, the commands it takes, what it shows, and its commit record."""
+
+import dataclasses
+from datetime import datetime
+from typing import Any
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+from activities.verification import Verification
+from deltaferry.model.errors import CATALOGUE, ErrorKind
+from deltaferry.model.states import HealthError, MigrationState, Operation, ReplicationState
+from deltaferry.planning.transitions import Situation
+from workflows import names
+from workflows.commands import ReplicationCommands
+from workflows.delta_cycle import settle
+from workflows.holding_slots import SlotHolder
+from workflows.job_messages import CycleWanted, JobReport
+from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
+from workflows.policies import ASK
+from workflows.presenting import details, disk_views, status_view
+from workflows.replication_state import CycleRecord, EntityState, Refusal, ReplicateVmInput
+from workflows.slot_messages import SlotsGranted
+from workflows.step_messages import SettleInput
+from workflows.steps import failure_of, health_error, perform, refusal
+from workflows.views import DiskView, StatusView
+
+_R, _M = ReplicationState, MigrationState
+
+
+class Entity(ReplicationCommands):
+    """The state of a replication, and everything that reads or shows it; what is done with it is in the classes built on this one."""
+
+    def __init__(self, start: ReplicateVmInput | None = None) -> None:
+        if start is None:
+            return  # run() says what that means
+        self._replication = start.replication
+        self._state = start.state
+        self._slots = SlotHolder()
+        self._activity = "starting"
+        self._percent: float | None = None
+        self._running = False
+        self._cycles_in_run = 0
+        self._retry = False
+        self._rollback = False
+        self._continue_after_migration = False
+        self._ending = _accepted_end(start.state)
+        self._reports: dict[str, JobReport] = {}
+        self._wanted: list[CycleWanted] = []
+        self._shown: tuple[str, str, str, datetime | None] | None = None
+
+    def situation(self) -> Situation:
+        """Return what the table of allowed operations needs to know."""
+        s = self._state
+        return Situation(
+            replication=s.replication_state,
+            migration=s.migration_state,
+            source_shut_down_by_us=s.source_off_by_us,
+            source_is_off=s.source_off_by_us,
+            waits_for_retry=s.replication_state is _R.INITIAL_FAILED,
+        )
+
+    def accept(self, operation: Operation, argument: Any) -> None:
+        """Note an accepted command: the states change at once, so that a second command is judged by them."""
+        s = self._state
+        s.last_refused = None
+        match operation:
+            case Operation.PAUSE:
+                s.replication_state = _R.PAUSE_IN_PROGRESS
+            case Operation.RESUME if s.migration_state is _M.MIGRATED:
+                self._continue_after_migration = True
+            case Operation.RESUME:
+                s.replication_state = _R.RESUME_QUEUED
+                s.next_due = workflow.now()
+            case Operation.MIGRATE:
+                options: MigrateOptions = argument
+                s.migration_state = _M.MIGRATION_QUEUED
+                s.migrate_options = options
+            case Operation.RETRY:
+                self._retry = True
+            case Operation.ROLLBACK:
+                self._rollback = True
+            case Operation.STOP | Operation.COMPLETE:
+                stopping = operation is Operation.STOP
+                s.replication_state = _R.STOP_IN_PROGRESS if stopping else _R.COMPLETE_IN_PROGRESS
+                s.end_options = argument
+                self._ending = (operation, argument)
+            case Operation.UPDATE_TARGET:
+                s.target = merged(s.target, argument)
+            case Operation.REPAIR:
+                raise refusal(ErrorKind.OPERATION_REFUSED, "The resynchronisation pass is not part of this version.")
+        self._present()
+
+    def refused(self, refused: Refusal) -> None:
+        """Show a signal that was refused."""
+        self._state.last_refused = refused
+        self._present()
+
+    @workflow.signal(name=names.SLOTS_GRANTED, description="Sent by the site's arbiter.")
+    async def slots_granted(self, grant: SlotsGranted) -> None:
+        """Take a grant, or give back one that came too late."""
+        await self._slots.granted(grant)
+
+    @workflow.query(description="States, progress, last recovery point, health, and what can be sent now.")
+    def status(self) -> StatusView:
+        """Return the replication's status."""
+        return status_view(self._replication, self._state, self.situation(), self._activity, self._percent)
+
+    @workflow.query(description="Per disk: size, what is copied, what the last cycles changed.")
+    def disks(self) -> tuple[DiskView, ...]:
+        """Return the disks."""
+        return disk_views(self._replication, self._state)
+
+    @workflow.query(description="The last cycles: bytes, durations, what was decided and why.")
+    def cycles(self) -> tuple[CycleRecord, ...]:
+        """Return the last cycles, newest last."""
+        return self._state.cycles
+
+    async def _record(self) -> None:
+        """Write the commit record, so that `adopt` knows of this state, though nothing was committed; without much patience."""
+        try:
+            await perform(
+                Verification.settle_cycle,
+                SettleInput(self._replication, self._state, record_only=True),
+                queue=names.apply_queue(self._replication.ref.target),
+                limits=ASK,
+                summary="write the commit record",
+            )
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the commit record was not written: %s", failure_of(error).kind.value)
+
+    async def _settle(self) -> None:
+        try:
+            await settle(self._replication, self._state)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            self._state.health = (*self._state.health, health_error(failure_of(error), workflow.now(), retried=True))
+
+    async def _wait_for_retry(self, error: BaseException | HealthError, state: ReplicationState) -> None:
+        """Park: show what failed, and wait for retry or stop."""
+        if isinstance(error, HealthError):
+            health = error
+        elif is_cancelled_exception(error):
+            raise error
+        else:
+            health = health_error(failure_of(error), workflow.now(), retried=False)
+        self._state.replication_state = state if self._ending is None else self._state.replication_state
+        self._state.health = (health,)
+        self._retry = False
+        self._say(f"failed, waiting for retry or stop: {CATALOGUE[health.kind].remedy}")
+        await workflow.wait_condition(lambda: self._retry or self._ending is not None)
+        self._retry = False
+        self._state.health = ()
+
+    def _say(self, activity: str) -> None:
+        self._activity = activity
+        self._present()
+
+    def _present(self) -> None:
+        """Bring the details page and the search attributes up to date; attributes only where they changed."""
+        s = self._state
+        workflow.set_current_details(details(self.status(), self.disks(), s.cycles))
+        health = s.health[0].kind.value if s.health else "Healthy"
+        shown = (s.replication_state.value, s.migration_state.value, health, s.point.taken_at if s.point else None)
+        if shown != self._shown:
+            self._shown = shown
+            workflow.upsert_search_attributes(
+                [
+                    names.SITE.value_set(self._replication.ref.site),
+                    names.VM_NAME.value_set(self._replication.vm_name),
+                    names.REPLICATION_STATE.value_set(shown[0]),
+                    names.MIGRATION_STATE.value_set(shown[1]),
+                    names.HEALTH.value_set(health),
+                    *([names.LAST_RECOVERY_POINT.value_set(s.point.taken_at)] if s.point else []),
+                ]
+            )
+
+
+def merged(present: TargetProperties, changes: TargetProperties) -> TargetProperties:
+    """Return target properties with the given ones changed and the others kept."""
+    given = {
+        field.name: value for field in dataclasses.fields(changes) if (value := getattr(changes, field.name)) not in (None, {})
+    }
+    return dataclasses.replace(present, **given)
+
+
+def _accepted_end(state: EntityState) -> tuple[Operation, EndOptions] | None:
+    """Return the stop or complete that was accepted before the replication was terminated and adopted."""
+    options = state.end_options or EndOptions()
+    if state.replication_state in (_R.STOP_IN_PROGRESS, _R.STOP_FAILED):
+        return Operation.STOP, options
+    if state.replication_state in (_R.COMPLETE_IN_PROGRESS, _R.COMPLETE_FAILED):
+        return Operation.COMPLETE, options
+    return None

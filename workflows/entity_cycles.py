@@ -1,0 +1,117 @@
+"""How a replication runs its cycles, and what it decides after each."""
+
+import asyncio
+import dataclasses
+from datetime import timedelta
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError
+
+from deltaferry.model.replication import CycleKind
+from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.planning.failure import INTEGRITY, Course, after_failure
+from deltaferry.planning.schedule import next_cycle
+from workflows import names
+from workflows.delta_cycle import profile_of, run_cycle
+from workflows.entity import Entity
+from workflows.job_messages import CycleAnswer, CycleWanted
+from workflows.presenting import KEPT_CYCLES
+from workflows.replication_state import CycleRecord, FailureView
+from workflows.steps import health_error
+
+_R, _M = ReplicationState, MigrationState
+
+_CYCLES_RUN_IN = frozenset({_R.DELTA_SYNC, _R.RESUME_QUEUED, _R.RESUME_IN_PROGRESS})
+
+
+class EntityCycles(Entity):
+    """Runs cycles, scheduled and asked for, and decides when the next one starts."""
+
+    def _cycles_run(self) -> bool:
+        return self._state.replication_state in _CYCLES_RUN_IN and self._state.migration_state is not _M.MIGRATED
+
+    def _cycle_is_due(self) -> bool:
+        due = self._state.next_due
+        return self._cycles_run() and (due is None or due <= workflow.now())
+
+    async def _delta(self) -> None:
+        """Run a scheduled cycle, and decide from its outcome when the next one starts."""
+        s = self._state
+        if s.replication_state is _R.RESUME_QUEUED:
+            s.replication_state = _R.RESUME_IN_PROGRESS
+        record, failure = await self._cycle(CycleKind.DELTA)
+        s.last_duration = record.duration
+        decision = self._decide_after(record, failure)
+        self._remember(dataclasses.replace(record, decision=decision))
+        if s.replication_state in (_R.RESUME_IN_PROGRESS, _R.RESUME_QUEUED):  # queued: paused and resumed while this cycle ran
+            s.replication_state = _R.DELTA_SYNC
+        self._say(f"idle until {s.next_due:%Y-%m-%d %H:%M:%S} UTC: {s.next_reason}" if s.next_due else s.next_reason)
+
+    async def _cycle(self, kind: CycleKind, wanted: CycleWanted | None = None) -> tuple[CycleRecord, FailureView | None]:
+        answers: list[asyncio.Task[None]] = []
+
+        def committed(record: CycleRecord) -> None:
+            if wanted is not None:
+                answers.append(asyncio.create_task(self._answer(wanted, record, None)))
+
+        self._running = True
+        self._cycles_in_run += 1
+        try:
+            record, failure = await run_cycle(self._replication, self._state, self._slots, kind, self._say, committed)
+        finally:
+            self._running = False
+        if wanted is not None and not record.committed:
+            await self._answer(wanted, record, failure)
+        for answer in answers:
+            await answer
+        return record, failure
+
+    def _decide_after(self, record: CycleRecord, failure: FailureView | None) -> str:
+        """Set when the next cycle starts, or that none does; return the sentence that says so."""
+        s = self._state
+        now = workflow.now()
+        if record.committed:
+            s.failures_in_row = s.transient_failures = 0
+            s.health = () if failure is None else (health_error(failure, now, retried=True),)
+            self._schedule(s.last_duration, 0)
+            return self._next_sentence()
+        assert failure is not None
+        integrity = failure.kind in INTEGRITY
+        s.failures_in_row += integrity
+        s.transient_failures += not integrity
+        decision = after_failure(failure.kind, s.failures_in_row)
+        if decision.course is Course.REPAIR:
+            s.replication_state = _R.REPAIR_PENDING
+            if s.migration_state is _M.MIGRATION_QUEUED:
+                s.migration_state = _M.MIGRATION_FAILED  # it waited behind this cycle, and there is nothing to migrate from
+            s.next_due, s.next_reason = None, "Repair pending: no cycles run"
+            s.health = (health_error(failure, now, retried=False),)
+            return f"Repair pending: {decision.reason}"
+        s.health = (health_error(failure, now, retried=True),)
+        self._schedule(s.last_duration, s.failures_in_row if integrity else s.transient_failures)
+        return f"{decision.reason}; {self._next_sentence()}"
+
+    def _schedule(self, duration: timedelta, failures: int) -> None:
+        """Set the next cycle's time; a site whose interval is shorter than the back-off does not wait longer for a failure."""
+        profile = profile_of(self._replication, self._state)
+        by_formula = next_cycle(duration, 0, profile.min_interval, profile.max_interval)
+        chosen = next_cycle(duration, failures, profile.min_interval, profile.max_interval)
+        if chosen.wait > by_formula.wait:
+            chosen = by_formula
+        self._state.next_due = workflow.now() + chosen.wait
+        self._state.next_reason = chosen.reason
+
+    def _next_sentence(self) -> str:
+        due = self._state.next_due
+        return f"the next starts at {due:%H:%M:%S} UTC: {self._state.next_reason}" if due else self._state.next_reason
+
+    def _remember(self, record: CycleRecord) -> None:
+        self._state.cycles = (*self._state.cycles, record)[-KEPT_CYCLES:]
+
+    async def _answer(self, wanted: CycleWanted, record: CycleRecord, failure: FailureView | None) -> None:
+        error = health_error(failure, workflow.now(), retried=False) if failure is not None else None
+        answer = CycleAnswer(wanted.request_id, record, self._state.fence, error)
+        try:
+            await workflow.get_external_workflow_handle(wanted.requester).signal(names.CYCLE_FINISHED, answer)
+        except FailureError:
+            workflow.logger.info("the workflow that asked for a cycle has ended")

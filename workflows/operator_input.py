@@ -1,0 +1,94 @@
+"""What people write: strict, since a typo that is ignored does harm."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import ConfigDict, StringConstraints
+
+_STRICT = ConfigDict(extra="forbid")
+_Word = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class TargetProperties:
+    """The VM to make in Azure. What is left out comes from the target's configuration, or from the source VM."""
+
+    __pydantic_config__ = _STRICT
+
+    vm_name: _Word | None = None
+    size: _Word | None = None
+    resource_group: _Word | None = None
+    network: _Word | None = None
+    subnet: _Word | None = None
+    zone: _Word | None = None
+    disk_sku: _Word | None = None
+    license_type: _Word | None = None
+    os_type: _Word | None = None
+    """`Linux` or `Windows`; only needed where the source's guest type does not say."""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EnableInput:
+    """Start `EnableReplication` with this: `{"vm": "web-01", "site": "lon1"}` is enough."""
+
+    __pydantic_config__ = _STRICT
+
+    vm: _Word
+    """The VM's name, or its instance UUID."""
+    site: _Word
+    target: TargetProperties = field(default_factory=TargetProperties)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an operator asks for something; kept in the history."""
+
+    __pydantic_config__ = _STRICT
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateOptions:
+    """How to migrate. With everything left out: shut the guest down, lose nothing, fail rather than power it off hard."""
+
+    __pydantic_config__ = _STRICT
+
+    keep_source_running: bool = False
+    """True: what the guest writes after the last snapshot is not in the target."""
+    shutdown_timeout: timedelta = timedelta(minutes=10)
+    allow_power_off: bool = False
+    """Power off hard when the guest has not shut down in time."""
+    max_downtime: timedelta | None = None
+    """Repeat on-demand deltas until the predicted downtime fits; end before the shutdown where it does not."""
+    guard_source: bool = True
+    """Annotate the source and disconnect its NICs at power-on, so that two masters do not write."""
+    target: TargetProperties | None = None
+    """Overrides single target properties for this migration."""
+    expected_import: timedelta = timedelta(minutes=1)
+    """What `max_downtime` reckons for importing the disks and starting the VM."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EndOptions:
+    """How to stop, or to complete a migration."""
+
+    __pydantic_config__ = _STRICT
+
+    keep_change_tracking: bool = False
+    """Leave CBT on although Deltaferry switched it on."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptInput:
+    """Start `AdoptReplications` with this, after the Temporal database was lost or an entity was terminated by mistake."""
+
+    __pydantic_config__ = _STRICT
+
+    site: _Word
+    vm: _Word | None = None
+    """Only the replication of this VM (name or instance UUID); all of the site's when left out."""

@@ -1,0 +1,291 @@
+"""What activities are asked and what they answer: references and totals, never blocks, extents or bitmaps."""
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from deltaferry.model.replication import CycleKind, DiskBase, ObjectRef, PlanRef, RecoveryPoint
+from workflows.operator_input import TargetProperties
+from workflows.replication_state import EntityState, ReplicateVmInput, Replication
+from workflows.site_messages import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class OnReplication:
+    """An activity's input where the replication is all it needs."""
+
+    replication: Replication
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedSource:
+    """Whether we switched CBT on: then we switch it off at the end."""
+
+    cbt_enabled_by_us: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BeginCycleInput:
+    """Pass the gates, take the snapshot, ask for the changed areas, store the plans."""
+
+    replication: Replication
+    cycle_key: str
+    kind: CycleKind
+    bases: tuple[DiskBase, ...]
+    dirty: tuple[tuple[int, PlanRef], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDisk:
+    """A disk's plan in a begun cycle."""
+
+    disk_key: int
+    change_id: str
+    plan: PlanRef
+
+
+@dataclass(frozen=True, slots=True)
+class BegunCycle:
+    """A cycle whose snapshot is held."""
+
+    snapshot: str
+    taken_at: datetime
+    powered_on: bool
+    disks: tuple[PlannedDisk, ...]
+    placement: Placement = field(default_factory=Placement)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkDisk:
+    """A disk's part of a chunk: segments from `first_segment` on."""
+
+    disk_key: int
+    plan: PlanRef
+    first_segment: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferInput:
+    """Send a chunk of a cycle's segments to the log store."""
+
+    replication: Replication
+    cycle_key: str
+    snapshot: str
+    disks: tuple[ChunkDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SentChunk:
+    """A disk's chunk that is in the log store, listed in a manifest."""
+
+    disk_key: int
+    first_segment: int
+    next_segment: int
+    position_bytes: int
+    """Everything of the plan below this offset is in the log store by now; the capacity at the plan's end."""
+    manifest: ObjectRef
+    bytes_read: int
+    bytes_sent: int
+    segments_sent: int
+    segments_found: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransferResult:
+    """One chunk for each disk that had something left."""
+
+    chunks: tuple[SentChunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyInput:
+    """Apply chunks to the seed disks, as the writer of number `fence`."""
+
+    replication: Replication
+    cycle_key: str
+    fence: int
+    chunks: tuple[SentChunk, ...]
+    initial: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedChunk:
+    """A disk's chunk that was applied, and where the target's own account of it is."""
+
+    disk_key: int
+    first_segment: int
+    next_segment: int
+    manifest: ObjectRef
+    covered: ObjectRef
+    bytes_written: int
+    bytes_cleared: int
+    verified_blocks: int
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyResult:
+    """One account for each chunk."""
+
+    chunks: tuple[AppliedChunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyChunksInput:
+    """Both checks of spec §4 on chunks of an initial replication; then their log is deleted."""
+
+    replication: Replication
+    cycle_key: str
+    plans: tuple[tuple[int, PlanRef], ...]
+    chunks: tuple[AppliedChunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SealInput:
+    """Seal all seeds, verify the whole cycle, bring the checksum maps up to date, take the recovery point."""
+
+    replication: Replication
+    cycle_key: str
+    taken_at: datetime
+    seal: int
+    plans: tuple[tuple[int, PlanRef], ...]
+    chunks: tuple[AppliedChunk, ...]
+    verified_up_to: tuple[tuple[int, int], ...] = ()
+    """(disk key, segment): segments below were verified chunk by chunk already (initial replication)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedCycle:
+    """All checks passed and the recovery point is taken: the caller may commit."""
+
+    point: RecoveryPoint
+
+
+@dataclass(frozen=True, slots=True)
+class SettleInput:
+    """After a commit: write the commit record, then delete what it makes superfluous."""
+
+    replication: Replication
+    state: EntityState
+    record_only: bool = False
+    """Only write the record: nothing was committed, but the state is one that `adopt` should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatus:
+    """The source's power, and the keys of the NICs that connect at power-on."""
+
+    powered_on: bool
+    nics_at_power_on: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDownInput:
+    """Shut the guest down and wait until it is off."""
+
+    replication: Replication
+    timeout: timedelta
+    allow_power_off: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ShutDownResult:
+    """How the source came to be off."""
+
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GuardInput:
+    """Mark the source as migrated."""
+
+    replication: Replication
+    note: str
+    disconnect_nics: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class UnguardInput:
+    """Have NICs connect at power-on again, and power the source on if asked."""
+
+    replication: Replication
+    reconnect_nics: tuple[int, ...]
+    power_on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ImportInput:
+    """Import the sealed seed disks into managed disks."""
+
+    replication: Replication
+    target: TargetProperties
+    seal: int
+    job: str = ""
+    """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportedDisks:
+    """(disk key, managed disk's resource id) of each disk."""
+
+    disks: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CreateVmInput:
+    """Create the target VM from imported disks."""
+
+    replication: Replication
+    target: TargetProperties
+    disks: tuple[tuple[int, str], ...]
+    job: str = ""
+    """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedVm:
+    """The target VM, running."""
+
+    resource_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteTargetInput:
+    """Delete the target VM and disks that a failed migration made."""
+
+    replication: Replication
+    target: TargetProperties
+    job: str = ""
+    """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanSourceInput:
+    """Remove everything of ours from the source VM."""
+
+    replication: Replication
+    disable_change_tracking: bool
+    add_note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveInput:
+    """Store the history of a run in the gateway store."""
+
+    replication: Replication
+    workflow_id: str
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecords:
+    """What the gateway store holds of a site's replications."""
+
+    records: tuple[ReplicateVmInput, ...]
+    unreadable: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptResult:
+    """Which entities were started again, and which were not, each with the reason."""
+
+    adopted: tuple[str, ...]
+    skipped: tuple[tuple[str, str], ...]

@@ -1,0 +1,49 @@
+"""What queries answer."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from deltaferry.model.states import HealthError
+from workflows.replication_state import InitialSummary, MigrationResult, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class StatusView:
+    """The answer of the query `status`."""
+
+    vm: str
+    site: str
+    instance_uuid: str
+    replication_id: str
+    replication_state: str
+    migration_state: str
+    activity: str
+    """What it does now: queued, a step, or idle until when and why."""
+    percent: float | None
+    last_recovery_point: datetime | None
+    next_cycle_at: datetime | None
+    predicted_downtime_s: float | None
+    cycles_committed: int
+    delta_bytes_sent: int
+    verified_blocks: int
+    initial: tuple[InitialSummary, ...]
+    job_id: str | None
+    health: tuple[HealthError, ...]
+    allowed: tuple[str, ...]
+    last_refused: Refusal | None
+    migration: MigrationResult | None
+    migrated_at: datetime | None
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DiskView:
+    """The answer of the query `disks`, for one disk."""
+
+    key: int
+    label: str
+    capacity_bytes: int
+    is_boot: bool
+    copied_bytes: int
+    change_id: str | None
+    changed_bytes_of_last_cycles: tuple[int, ...]
