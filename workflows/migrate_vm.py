@@ -18,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows import names
     from workflows.job_messages import CycleAnswer, CycleWanted, JobReport, MigrateInput
     from workflows.policies import ASK, AZURE, POWER
-    from workflows.presenting import predicted_downtime
+    from workflows.presenting import GUEST_NOT_PREPARED, predicted_downtime
     from workflows.replication_state import CycleRecord, MigrationResult
     from workflows.reporting import ReportingJob, report_once
     from workflows.step_messages import (
@@ -116,6 +116,7 @@ class MigrateVm(ReportingJob):
             phases=tuple(self._phases),
             information=tuple(self._information),
             source_shut_down=self._shut_down,
+            note=GUEST_NOT_PREPARED,
             guarded_nics=source.nics_at_power_on if self._options.guard_source and not self._options.keep_source_running else (),
         )
 
@@ -257,7 +258,7 @@ class MigrateVm(ReportingJob):
         """Return the report, after showing the result."""
         lines = [f"**{result.outcome.value}**", "", "| phase | seconds |", "|---|---|"]
         lines += [f"| {name} | {seconds:.1f} |" for name, seconds in result.phases]
-        workflow.set_current_details("\n".join(lines))
+        workflow.set_current_details("\n".join([*lines, "", result.note]))
         return JobReport(workflow.info().workflow_id, migration=result)
 
     async def _phase(self, name: str, work: Awaitable[T]) -> T:

@@ -15,6 +15,12 @@ KEPT_CYCLES = 20
 """How many cycles the state carries for the query `cycles`."""
 _IMPORT_GUESS = timedelta(minutes=1)
 
+GUEST_NOT_PREPARED = (
+    "Deltaferry does not prepare the guest for Azure: Hyper-V drivers in the initramfs or registry, serial console, DHCP, fstab by "
+    "UUID, SAN policy and the VM agent are to be in place before the migration."
+)
+"""Spec §11: a non-goal until it is built, which a migration's result names."""
+
 
 def predicted_downtime(cycles: tuple[CycleRecord, ...], expected_import: timedelta = _IMPORT_GUESS) -> timedelta | None:
     """Return what a migration would take from shutdown to running, from the last committed cycles; None before there are two."""
@@ -38,6 +44,8 @@ def status_view(
         warnings.append("The seed disks still cost money: send complete when the migrated VM is in order.")
     if state.migration is not None:
         warnings.extend(state.migration.information)
+        if state.migration.note:
+            warnings.append(state.migration.note)
     return StatusView(
         vm=replication.vm_name,
         site=replication.ref.site,

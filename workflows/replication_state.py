@@ -78,6 +78,8 @@ class MigrationResult:
     source_shut_down: bool = False
     guarded_nics: tuple[int, ...] = ()
     error: HealthError | None = None
+    note: str = ""
+    """What an operator still has to see to."""
 
 
 @dataclass(slots=True)

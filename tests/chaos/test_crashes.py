@@ -91,7 +91,7 @@ async def test_what_a_source_worker_stores_after_its_cycle_is_never_used_and_goe
     """
     await vm.enable_and_sync()
     known = await quiet(vm)
-    overwrite(vm, _BOOT, 0, 8 * MIB)
+    dot(vm, _BOOT, 128)
     dot(vm, _DATA, 8)
     traffic = Traffic.from_now(vm)
     await put_off(lab.world, traffic, 1)

@@ -22,7 +22,7 @@ from lab.control_client import BlobAction, BlobFault, BlobRequest
 from lab.processes import ManagedProcess
 from lab.world import World
 from tests.e2e.conftest import Lab
-from tests.e2e.interventions import paused, reached, resumed
+from tests.e2e.interventions import reached, resumed
 from tests.e2e.replicated import Replicated, Unreached
 from workflows.replication_state import CycleRecord
 from workflows.views import StatusView
@@ -67,12 +67,14 @@ async def put_off(world: World, traffic: "Traffic", let_through: int) -> None:
     )
     world.blob_control.order(fault)
     await resumed(traffic.vm)
-    await reached(lambda: len(traffic.stored()) == let_through and traffic.put_off_segments() > 0, "a segment that is put off")
+    await reached(
+        lambda: len(traffic.stored()) == let_through and traffic.put_off_segments() > 0, "a segment that is put off", SLOW_S
+    )
 
 
 async def held(world: World, count: int = 1) -> None:
     """Wait until so many requests are being held."""
-    await reached(lambda: world.blob_control.held() >= count, f"{count} held requests")
+    await reached(lambda: world.blob_control.held() >= count, f"{count} held requests", SLOW_S)
 
 
 def data_processes(worker: ManagedProcess) -> list[int]:
@@ -105,7 +107,10 @@ def overwrite(vm: Replicated, disk: int, offset: int, length: int) -> None:
 
 
 def dot(vm: Replicated, disk: int, count: int) -> None:
-    """Have the guest write one sector in every other 64 KiB from the disk's start: as many areas, each a Put Page of its own."""
+    """Have the guest write one sector in every other 64 KiB from the disk's start: as many areas, each a Put Page of its own.
+
+    64 of them fill a segment, which compresses to some 40 KiB.
+    """
     for index in range(count):
         vm.write(disk, index * MIB // 8, vm.random.randbytes(512))
 
@@ -144,13 +149,14 @@ async def committed_beyond(vm: Replicated, known: frozenset[str], limit_s: float
 
 async def quiet(vm: Replicated) -> frozenset[str]:
     """Pause; return the keys of the cycles so far. What is written from now on is in one cycle as a whole."""
-    await paused(vm)
+    await vm.handle.execute_update("pause")
+    await vm.until(lambda status: status.replication_state == ReplicationState.PAUSED.value, "Paused", SLOW_S)
     return await known_cycles(vm)
 
 
 async def assert_in_order(vm: Replicated) -> None:
     """Assert that nothing of a cycle stayed behind and that the seeds are the source's image; leaves replication paused."""
-    await paused(vm)
+    await quiet(vm)
     state = vm.world.vcenter_control.vm(vm.name)
     assert state.snapshots == ()
     assert not state.consolidation_needed
@@ -184,7 +190,7 @@ class Traffic:
 
     async def first_stored(self) -> set[str]:
         """Wait until something is stored, and return the names of what is."""
-        await reached(lambda: len(self.stored()) > 0, "a stored segment")
+        await reached(lambda: len(self.stored()) > 0, "a stored segment", SLOW_S)
         return self.stored()
 
     def sendings(self) -> Counter[str]:

@@ -184,7 +184,7 @@ async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab
     """Its data process is stopped with segments in memory that it shall send again, and sends them when it wakes."""
     await vm.enable_and_sync()
     known = await quiet(vm)
-    overwrite(vm, _BOOT, 0, 8 * MIB)
+    dot(vm, _BOOT, 128)
     dot(vm, _DATA, 8)
     traffic = Traffic.from_now(vm)
     await put_off(lab.world, traffic, 1)
