@@ -98,7 +98,7 @@ async def run_cycle(
         sealed = await _seal(replication, state, run, note)
         record = _commit(state, run, sealed)
         committed(record)
-        await settle(replication, state)
+        failure = await _settle_committed(replication, state)
     except (FailureError, asyncio.CancelledError) as error:
         if is_cancelled_exception(error):
             await _let_go(replication, slots, profile, release)
@@ -324,6 +324,17 @@ def _record(run: CycleRun, *, committed: bool, failure: str = "") -> CycleRecord
         changed_by_disk=tuple((disk.disk_key, disk.plan.covered_bytes) for disk in disks),
         failure=failure,
     )
+
+
+async def _settle_committed(replication: Replication, state: EntityState) -> FailureView | None:
+    """Settle a commit; it is one whether that succeeds or not."""
+    try:
+        await settle(replication, state)
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            raise
+        return failure_of(error)
+    return None
 
 
 async def settle(replication: Replication, state: EntityState) -> None:

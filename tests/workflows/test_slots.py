@@ -20,10 +20,12 @@ async def test_vms_that_do_not_fit_beside_each_other_run_one_after_the_other(ben
     first = await bench.replicated("web-01", due=True)
     await hold.reached()
     second = await bench.replicated("web-02", due=True)
-    await second.until(lambda view: view.activity == "waiting for slots", "queued")
-    state = await bench.slots()
-    assert [held.wanted.holder for held in state.leases] == [first.workflow_id]
-    assert [waiting.wanted.holder for waiting in state.waiting] == [second.workflow_id]
+
+    async def queued() -> bool:
+        return [waiting.wanted.holder for waiting in (await bench.slots()).waiting] == [second.workflow_id]
+
+    await eventually(queued, "the second VM's request is in the queue")
+    assert [held.wanted.holder for held in (await bench.slots()).leases] == [first.workflow_id]
     hold.release()
     await first.until_committed(2)
     await second.until_committed(2)
