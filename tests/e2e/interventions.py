@@ -11,7 +11,7 @@ from lab.control_client import BlobAction, BlobFault
 from lab.world import World
 from tests.e2e.replicated import Replicated, Unreached
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 _POLL_S = 0.05
 _MANY = 1000
 

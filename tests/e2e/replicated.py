@@ -29,7 +29,7 @@ from workflows.replication_state import CycleRecord
 from workflows.site_messages import EnableResult
 from workflows.views import StatusView
 
-LIMIT_S = 90.0
+LIMIT_S = 240.0
 """How long a test waits for a state before it fails with what it saw last."""
 _POLL_S = 0.15
 _MAX_NAME = 40

@@ -165,7 +165,7 @@ async def test_more_than_two_thousand_areas_in_descending_order_are_all_replicat
     async def carried() -> bool:
         return any(record.kind is CycleKind.DELTA and record.changed_bytes == areas * GRANULE for record in await vm.cycles())
 
-    await eventually(carried, "a delta cycle of all areas", limit_s=120.0)
+    await eventually(carried, "a delta cycle of all areas", limit_s=300.0)
     assert await all_committed(vm)
     assert vm.world.vcenter_control.calls()["QueryChangedDiskAreas"] >= pages + 2
     vm.assert_seeds_equal_source()

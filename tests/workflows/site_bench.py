@@ -26,7 +26,7 @@ from workflows.slot_messages import SlotsState
 from workflows.step_messages import AdoptResult
 from workflows.views import StatusView
 
-_PATIENCE_S = 40.0
+_PATIENCE_S = 120.0
 _POLL_S = 0.1
 _THROTTLE = timedelta(milliseconds=100)
 

@@ -96,7 +96,7 @@ class Hold:
 
     async def reached(self) -> None:
         """Wait until a call is held."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             await self._reached.wait()
 
     def release(self) -> None:

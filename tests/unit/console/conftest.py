@@ -60,7 +60,7 @@ class Running:
     async def until(self, workflow_id: str, wanted: Callable[[StatusView], bool]) -> StatusView:
         """Wait until a replication's status is as wanted, and return it."""
         handle = self.client.get_workflow_handle(workflow_id)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(120):
             while not wanted(view := await replicating.status(handle)):
                 await asyncio.sleep(0.05)
         return view

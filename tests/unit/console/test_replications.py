@@ -18,7 +18,7 @@ from .stand_ins import instance_uuid
 
 async def until(ask: Callable[[], Awaitable[bool]]) -> None:
     """Wait until something is so; the test's own time limit is the end of it."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not await ask():
             await asyncio.sleep(0.05)
 
