@@ -54,7 +54,7 @@ R = TypeVar("R")
 
 _HOLD_MANY = 10_000
 _POLL_S = 0.02
-_HELD_WITHIN_S = 30.0
+_HELD_WITHIN_S = 120.0
 
 NO_CONTAINER = "no container"
 """What a picture says of a container that is not there."""

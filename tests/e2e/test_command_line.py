@@ -30,7 +30,7 @@ from workers.wiring import build_target
 from workflows.step_messages import ArchiveInput
 
 _ROOT = Path(__file__).parents[2]
-_WITHIN_S = 120.0
+_WITHIN_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
