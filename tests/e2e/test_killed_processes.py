@@ -155,6 +155,7 @@ async def test_a_restarted_temporal_server_finds_transfers_and_sleeps_as_they_we
     await assert_in_order(vm)
 
 
+@pytest.mark.chaos  # needs a machine of its own
 async def test_a_target_worker_that_wakes_after_its_successor_writes_nothing(lab: Lab, vm: Replicated) -> None:
     """Its data process is stopped between two pages of a segment, and goes on with the next page when it wakes."""
     await vm.enable_and_sync()
