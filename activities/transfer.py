@@ -1,6 +1,7 @@
 """Stage 1 of a cycle: from the snapshot's disks to the log store, chunk by chunk."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from temporalio import activity
@@ -9,10 +10,10 @@ from activities.adapters import ACCESS_LIFETIME, Site
 from activities.failures import translated
 from activities.keys import data_key
 from activities.progress import Heartbeats
-from deltaferry.blocks.manifest import Manifest, encode_manifest
-from deltaferry.blocks.plan import decode_plan
+from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest
+from deltaferry.blocks.plan import Plan, decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
-from deltaferry.model.replication import ReplicationRef, StoredSegment
+from deltaferry.model.replication import ObjectRef, ReplicationRef, StoredSegment
 from deltaferry.ports import SendDisk, SendJob, SentDisk
 from workflows.step_messages import ChunkDisk, SentChunk, TransferInput, TransferResult
 
@@ -31,11 +32,19 @@ class Transfer:
     def transfer(self, request: TransferInput) -> TransferResult:
         """Send the next chunk of every disk, and list it in a manifest for each.
 
-        A segment that the log store holds is not read again. Raises SNAPSHOT_LOST, DISK_READ_FAILED, STORE_*.
+        A chunk whose manifest is stored is done: a repetition returns it, and sends nothing. A segment that the log
+        store holds is not read again. Raises SNAPSHOT_LOST, DISK_READ_FAILED, STORE_*.
         """
         beats = Heartbeats("sending changed blocks")
         ref = request.replication.ref
         site = self._sites[ref.site]
+        done = {disk.disk_key: self._finished(site, ref, request, disk) for disk in request.disks}
+        unfinished = tuple(disk for disk in request.disks if done[disk.disk_key] is None)
+        sent = self._send(site, request, unfinished, beats) if unfinished else {}
+        return TransferResult(tuple(done[disk.disk_key] or sent[disk.disk_key] for disk in request.disks))
+
+    def _send(self, site: Site, request: TransferInput, disks: Sequence[ChunkDisk], beats: Heartbeats) -> Mapping[int, SentChunk]:
+        ref = request.replication.ref
         vm = site.hypervisor.read_vm(ref.instance_uuid)
         snapshot = site.hypervisor.read_snapshot(ref.instance_uuid, request.snapshot)
         capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
@@ -52,7 +61,7 @@ class Transfer:
                         first_segment=disk.first_segment,
                         stored=self._stored(site, ref, request.cycle_key, disk),
                     )
-                    for disk in request.disks
+                    for disk in disks
                 ),
                 log=site.stores.log.access(log_container(ref), write=True, lifetime=ACCESS_LIFETIME),
                 data_key=data_key(site.stores, ref),
@@ -61,7 +70,18 @@ class Transfer:
             )
             sent = site.plane.send(job, beats.progress)
         asked = {disk.disk_key: disk for disk in job.disks}
-        return TransferResult(tuple(self._manifest(site, ref, request.cycle_key, asked[disk.disk_key], disk) for disk in sent))
+        return {disk.disk_key: self._manifest(site, ref, request.cycle_key, asked[disk.disk_key], disk) for disk in sent}
+
+    def _finished(self, site: Site, ref: ReplicationRef, request: TransferInput, disk: ChunkDisk) -> SentChunk | None:
+        """Return the chunk that an earlier attempt listed in its manifest, or None."""
+        key = f"{gateway_container(ref)}/{manifest_name(request.cycle_key, disk.disk_key, disk.first_segment)}"
+        stored = site.stores.gateway.get_if_exists(key)
+        if stored is None:
+            return None
+        plan = decode_plan(site.stores.gateway.get(disk.plan.ref.key))
+        segments = decode_manifest(stored).segments
+        nothing_new = SentDisk(disk.disk_key, disk.first_segment + len(segments), segments, 0, 0, 0, len(segments))
+        return self._chunk(plan, disk.first_segment, nothing_new, site.stores.gateway.put_new(key, stored))
 
     def _stored(self, site: Site, ref: ReplicationRef, cycle_key: str, disk: ChunkDisk) -> tuple[StoredSegment, ...]:
         prefix = segment_prefix(cycle_key, disk.disk_key)
@@ -73,17 +93,23 @@ class Transfer:
         return tuple(found)
 
     def _manifest(self, site: Site, ref: ReplicationRef, cycle_key: str, asked: SendDisk, sent: SentDisk) -> SentChunk:
-        first_segment = asked.first_segment
-        plan = decode_plan(asked.plan)
+        """List a chunk in its manifest. The first one that is stored wins: whoever else was at it returns the same chunk."""
+        key = f"{gateway_container(ref)}/{manifest_name(cycle_key, sent.disk_key, asked.first_segment)}"
+        ours = Manifest(cycle_key=cycle_key, disk_key=sent.disk_key, first_segment=asked.first_segment, segments=sent.segments)
+        reference = site.stores.gateway.put_new(key, encode_manifest(ours))
+        segments = decode_manifest(site.stores.gateway.get(key)).segments
+        stored = dataclasses.replace(sent, next_segment=asked.first_segment + len(segments), segments=segments)
+        return self._chunk(decode_plan(asked.plan), asked.first_segment, stored, reference)
+
+    @staticmethod
+    def _chunk(plan: Plan, first_segment: int, sent: SentDisk, manifest: ObjectRef) -> SentChunk:
         done = sent.next_segment >= plan.segments
-        manifest = Manifest(cycle_key=cycle_key, disk_key=sent.disk_key, first_segment=first_segment, segments=sent.segments)
-        key = f"{gateway_container(ref)}/{manifest_name(cycle_key, sent.disk_key, first_segment)}"
         return SentChunk(
             disk_key=sent.disk_key,
             first_segment=first_segment,
             next_segment=sent.next_segment,
-            position_bytes=asked.capacity_bytes if done else plan.segment(sent.next_segment)[0].extent.offset_bytes,
-            manifest=site.stores.gateway.put(key, encode_manifest(manifest)),
+            position_bytes=plan.capacity_bytes if done else plan.segment(sent.next_segment)[0].extent.offset_bytes,
+            manifest=manifest,
             bytes_read=sent.bytes_read,
             bytes_sent=sent.bytes_sent,
             segments_sent=sent.segments_sent,

@@ -97,6 +97,12 @@ def kill_data_process(worker: ManagedProcess) -> None:
     os.kill(process, signal.SIGKILL)
 
 
+def wake_data_process(worker: ManagedProcess) -> None:
+    """Let the one data process of a frozen worker go on, and not the worker: what it does then, nobody cuts short."""
+    [process] = data_processes(worker)
+    os.kill(process, signal.SIGCONT)
+
+
 # --- the guest, and cycles of a known content ---
 
 

@@ -27,6 +27,7 @@ from tests.e2e.accidents import (
     put_off,
     quiet,
     synchronised,
+    wake_data_process,
 )
 from tests.e2e.conftest import Lab
 from tests.e2e.interventions import reached, resumed
@@ -155,7 +156,6 @@ async def test_a_restarted_temporal_server_finds_transfers_and_sleeps_as_they_we
     await assert_in_order(vm)
 
 
-@pytest.mark.chaos  # needs a machine of its own
 async def test_a_target_worker_that_wakes_after_its_successor_writes_nothing(lab: Lab, vm: Replicated) -> None:
     """Its data process is stopped between two pages of a segment, and goes on with the next page when it wakes."""
     await vm.enable_and_sync()
@@ -173,15 +173,15 @@ async def test_a_target_worker_that_wakes_after_its_successor_writes_nothing(lab
         await quiet(vm)
         seeds = vm.seed_bytes(_BOOT), vm.seed_bytes(_DATA)
         traffic = Traffic.from_now(vm)
-        lab.target.thaw()
+        wake_data_process(lab.target)
         await reached(lambda: traffic.refused_pages() > 0, "a refused late write")
+        lab.target.thaw()
         await reached(lambda: data_processes(lab.target) == [], "the end of the late data process")
         assert (vm.seed_bytes(_BOOT), vm.seed_bytes(_DATA)) == seeds
     await resumed(vm)
     await assert_in_order(vm)
 
 
-@pytest.mark.chaos  # whether the late data process still sends depends on how long it slept: on a busy machine it gives up first
 async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab: Lab, vm: Replicated) -> None:
     """Its data process is stopped with segments in memory that it shall send again, and sends them when it wakes."""
     await vm.enable_and_sync()
@@ -195,8 +195,9 @@ async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab
         hold_after(lab.world, "seed", "PutPage", 0)
         await reached(lambda: lab.world.blob_control.held() > 0, "the apply of what the successor sent", SLOW_S)
         refused = traffic.refused_segments()
-        lab.source.thaw()
+        wake_data_process(lab.source)
         await reached(lambda: traffic.refused_segments() > refused, "a refused late segment")
+        lab.source.thaw()
         lab.world.blob_control.clear_faults()
         record = await committed_beyond(vm, known)
     assert record.segments_found >= len(stored)
