@@ -52,6 +52,8 @@ class BlobAction(StrEnum):
     """Carried out after `delay_s`."""
     HOLD = "hold"
     """Carried out once the faults are cleared."""
+    ANSWER = "answer"
+    """The error `status` with `code` instead of being carried out, or after it with `after_effect`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,9 @@ class BlobFault:
     count: int = 1
     retry_after_s: int = 0
     delay_s: float = 0.0
+    status: int = 0
+    code: str = ""
+    after_effect: bool = False
 
 
 @dataclass(frozen=True, slots=True)

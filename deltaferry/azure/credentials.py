@@ -15,7 +15,7 @@ from azure.core.credentials import AccessToken, TokenCredential
 from azure.core.exceptions import AzureError, ClientAuthenticationError
 from azure.identity import ClientSecretCredential, DefaultAzureCredential
 
-from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.azure.errors import identity_error
 
 STATIC_TOKEN_LIFETIME = timedelta(minutes=5)
 """For how long the SDK may keep a static token before it asks the callable again."""
@@ -42,7 +42,11 @@ class StaticToken:
 
 
 class ServicePrincipal:
-    """A TokenCredential of an app registration; its secret is read again after a refused log-in, so it can be rotated."""
+    """A TokenCredential of an app registration; its secret is read again after a refused log-in, so it can be rotated.
+
+    `private_authority` says that `authority` is not one of Azure's public ones, such as an Azure Stack Hub's, so that
+    Microsoft is not asked about it.
+    """
 
     def __init__(
         self,
@@ -52,13 +56,17 @@ class ServicePrincipal:
         *,
         authority: str | None = None,
         ca_file: str | None = None,
+        private_authority: bool = False,
+        retries: int = 3,
     ) -> None:
         self._tenant_id = tenant_id
         self._client_id = client_id
         self._secret = secret
-        self._options: dict[str, Any] = {"connection_verify": ca_file or True, "retry_total": 3}
+        self._options: dict[str, Any] = {"connection_verify": ca_file or True, "retry_total": retries}
         if authority is not None:
             self._options["authority"] = authority
+        if private_authority:
+            self._options["disable_instance_discovery"] = True
         self._lock = threading.Lock()
         self._credential: ClientSecretCredential | None = None
 
@@ -103,11 +111,5 @@ class CheckedCredential:
             kwargs["tenant_id"] = tenant_id
         try:
             return self._inner.get_token(*scopes, **kwargs)
-        except ClientAuthenticationError as error:
-            raise DeltaferryError(
-                ErrorKind.AZURE_LOGIN_REJECTED, f"logging in for {', '.join(scopes)}: {type(error).__name__}"
-            ) from None
         except AzureError as error:
-            raise DeltaferryError(
-                ErrorKind.AZURE_UNREACHABLE, f"logging in for {', '.join(scopes)}: {type(error).__name__}"
-            ) from None
+            raise identity_error(error, f"logging in for {', '.join(scopes)}") from None

@@ -1,9 +1,8 @@
-"""Translates azure-core's exceptions into the taxonomy: by exception type, HTTP status and error code, never by text.
+"""Translates azure-core's exceptions into the taxonomy by the fault tables: exception type, status and code, never text.
 
 The SDK's own exception is left behind (`from None`): its text may quote request headers, a string to sign or a URL,
 and an exception's cause travels into a workflow's history. What helps is kept: code, status, the service's request id.
-Sources of the codes: Blob service error codes and Common REST API error codes (learn.microsoft.com/rest/api/storageservices),
-Azure Resource Manager common deployment errors (learn.microsoft.com/azure/azure-resource-manager/troubleshooting).
+The rows and their sources are in `fault_table.py` and, for storage accounts, in `model/store_faults.py`.
 """
 
 import re
@@ -20,97 +19,32 @@ from azure.core.exceptions import (
     ServiceRequestError,
     ServiceResponseError,
 )
+from msal.exceptions import MsalServiceError  # type: ignore[import-untyped]
 
+from deltaferry.azure.fault_table import (
+    ARM_FAULTS,
+    BEING_DELETED,
+    LOGIN_REFUSED,
+    LOGIN_UNANSWERED,
+    VAULT_FAULTS,
+    During,
+    by_code,
+    by_status,
+)
 from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.store_faults import UNKNOWN_REFUSAL, store_fault
 
 _K = ErrorKind
 
-STORE_BY_CODE: Mapping[str, ErrorKind] = {
-    "AccountBeingCreated": _K.STORE_UNREACHABLE,
-    "AccountIsDisabled": _K.STORE_ACCESS_DENIED,
-    "AuthenticationFailed": _K.STORE_ACCESS_DENIED,
-    "AuthorizationFailure": _K.STORE_ACCESS_DENIED,
-    "AuthorizationPermissionMismatch": _K.STORE_ACCESS_DENIED,
-    "AuthorizationProtocolMismatch": _K.STORE_ACCESS_DENIED,
-    "InsufficientAccountPermissions": _K.STORE_ACCESS_DENIED,
-    "InvalidAuthenticationInfo": _K.STORE_ACCESS_DENIED,
-    "KeyBasedAuthenticationNotPermitted": _K.STORE_ACCESS_DENIED,
-    "NoAuthenticationInformation": _K.STORE_ACCESS_DENIED,
-    "ContainerBeingDeleted": _K.STORE_THROTTLED,
-    "IngressOverAccountLimit": _K.STORE_THROTTLED,
-    "EgressOverAccountLimit": _K.STORE_THROTTLED,
-    "OperationTimedOut": _K.STORE_THROTTLED,
-    "ServerBusy": _K.STORE_THROTTLED,
-    "MemoryExtentStoreAtSizeLimit": _K.STORE_FULL,
-    "SequenceNumberConditionNotMet": _K.FENCED,
-}
-"""Kinds of a storage account's answers by `x-ms-error-code`; `MemoryExtentStoreAtSizeLimit` is Azurite's."""
-
-STORE_BY_STATUS: Mapping[int, ErrorKind] = {
-    401: _K.STORE_ACCESS_DENIED,
-    403: _K.STORE_ACCESS_DENIED,
-    408: _K.STORE_UNREACHABLE,
-    429: _K.STORE_THROTTLED,
-    500: _K.STORE_UNREACHABLE,
-    502: _K.STORE_UNREACHABLE,
-    503: _K.STORE_THROTTLED,
-    504: _K.STORE_UNREACHABLE,
-    507: _K.STORE_FULL,
-}
-
-ARM_BY_CODE: Mapping[str, ErrorKind] = {
-    "AuthorizationFailed": _K.AZURE_PERMISSION,
-    "LinkedAuthorizationFailed": _K.AZURE_PERMISSION,
-    "LinkedAccessCheckFailed": _K.AZURE_PERMISSION,
-    "RequestDisallowedByPolicy": _K.AZURE_PERMISSION,
-    "ScopeLocked": _K.AZURE_PERMISSION,
-    "AuthenticationFailed": _K.AZURE_LOGIN_REJECTED,
-    "ExpiredAuthenticationToken": _K.AZURE_LOGIN_REJECTED,
-    "InvalidAuthenticationToken": _K.AZURE_LOGIN_REJECTED,
-    "InvalidAuthenticationTokenTenant": _K.AZURE_LOGIN_REJECTED,
-    "OperationNotAllowedByQuota": _K.AZURE_QUOTA,
-    "PublicIPCountLimitReached": _K.AZURE_QUOTA,
-    "QuotaExceeded": _K.AZURE_QUOTA,
-    "QuotaExceededForSubscription": _K.AZURE_QUOTA,
-    "ResourceQuotaExceeded": _K.AZURE_QUOTA,
-    "SkuNotAvailable": _K.AZURE_QUOTA,
-    "InvalidResourceGroup": _K.AZURE_NOT_FOUND,
-    "NotFound": _K.AZURE_NOT_FOUND,
-    "ParentResourceNotFound": _K.AZURE_NOT_FOUND,
-    "ResourceGroupNotFound": _K.AZURE_NOT_FOUND,
-    "ResourceNotFound": _K.AZURE_NOT_FOUND,
-    "SubscriptionNotFound": _K.AZURE_NOT_FOUND,
-    "InvalidResourceReference": _K.AZURE_NOT_FOUND,
-    "DiskBlobNotFound": _K.AZURE_NOT_FOUND,
-    "PropertyChangeNotAllowed": _K.AZURE_CONFLICT,
-    "InvalidResourceLocation": _K.AZURE_CONFLICT,
-    "ResourceExists": _K.AZURE_CONFLICT,
-    "NicInUse": _K.AZURE_FAILED,
-    "NicReservedForAnotherVm": _K.AZURE_FAILED,
-    "BadRequest": _K.BAD_INPUT,
-    "InvalidParameter": _K.BAD_INPUT,
-    "InvalidRequestFormat": _K.BAD_INPUT,
-    "OperationThrottled": _K.AZURE_THROTTLED,
-    "ResourceRequestsThrottled": _K.AZURE_THROTTLED,
-    "SubscriptionRequestsThrottled": _K.AZURE_THROTTLED,
-    "TooManyRequests": _K.AZURE_THROTTLED,
-}
+ARM_BY_CODE = by_code(ARM_FAULTS)
 """Kinds of Azure Resource Manager's errors by `error.code`, of a reply or of a failed long-running operation."""
 
-VM_CREATION_CODES: Mapping[str, ErrorKind] = {"OperationNotAllowed": _K.AZURE_QUOTA}
-"""Compute refuses a new VM over the quota of cores with this code, which elsewhere stands for a state that may pass."""
+VM_CREATION_CODES: Mapping[str, ErrorKind] = by_code(ARM_FAULTS, During.VM_CREATION)
+"""Compute refuses a new VM over the quota of cores with a code that elsewhere stands for a state that may pass."""
 
-ARM_BY_STATUS: Mapping[int, ErrorKind] = {
-    400: _K.BAD_INPUT,
-    401: _K.AZURE_LOGIN_REJECTED,
-    403: _K.AZURE_PERMISSION,
-    404: _K.AZURE_NOT_FOUND,
-    408: _K.AZURE_UNREACHABLE,
-    429: _K.AZURE_THROTTLED,
-    502: _K.AZURE_UNREACHABLE,
-    503: _K.AZURE_THROTTLED,
-    504: _K.AZURE_UNREACHABLE,
-}
+ARM_BY_STATUS = by_status(ARM_FAULTS)
+_VAULT_BY_CODE = by_code(VAULT_FAULTS)
+_VAULT_BY_STATUS = by_status(VAULT_FAULTS)
 
 _MESSAGE_LIMIT = 400
 _SECONDS = re.compile(r"\d+(\.\d+)?")
@@ -181,18 +115,24 @@ def store_error(error: AzureError, what: str, missing: ErrorKind) -> DeltaferryE
     """Return the taxonomy's error for a storage account's failure; `missing` is what a 404 means here."""
     if _is_connection_failure(error):
         return DeltaferryError(_K.STORE_UNREACHABLE, f"{what}: {_connection_failure(error)}")
-    status = error.status_code if isinstance(error, HttpResponseError) and error.status_code is not None else 0
+    status = _status(error)
     if 200 <= status < 300:  # a good reply that broke off in its body
         return DeltaferryError(_K.STORE_UNREACHABLE, f"{what}: the reply was cut short")
-    kind = STORE_BY_CODE.get(error_code(error))
-    if kind is None:
-        if status == 404:
-            kind = missing
-        elif isinstance(error, ClientAuthenticationError):
-            kind = _K.STORE_ACCESS_DENIED
-        else:
-            kind = STORE_BY_STATUS.get(status, _K.INTERNAL)
-    return DeltaferryError(kind, f"{what}: {_answer(error)}", retry_after=retry_after(error))
+    return DeltaferryError(_store_kind(error, status, missing), f"{what}: {_answer(error)}", retry_after=retry_after(error))
+
+
+def _store_kind(error: AzureError, status: int, missing: ErrorKind) -> ErrorKind:
+    code = error_code(error)
+    if code in BEING_DELETED.codes:
+        return _K.STORE_THROTTLED
+    row = store_fault(status, code, missing)
+    if row is None and isinstance(error, ClientAuthenticationError):
+        return _K.STORE_ACCESS_DENIED
+    return (row or UNKNOWN_REFUSAL).kind or _K.AZURE_FAILED
+
+
+def _status(error: AzureError) -> int:
+    return error.status_code if isinstance(error, HttpResponseError) and error.status_code is not None else 0
 
 
 def arm_error(error: AzureError, what: str, here: Mapping[str, ErrorKind] = MappingProxyType({})) -> DeltaferryError:
@@ -202,19 +142,43 @@ def arm_error(error: AzureError, what: str, here: Mapping[str, ErrorKind] = Mapp
     """
     if _is_connection_failure(error):
         return DeltaferryError(_K.AZURE_UNREACHABLE, f"{what}: {_connection_failure(error)}")
-    status = error.status_code if isinstance(error, HttpResponseError) and error.status_code is not None else 0
     code = error_code(error)
     kind = here.get(code) or ARM_BY_CODE.get(code)
     if kind is None:
         kind = (
             _K.AZURE_LOGIN_REJECTED
             if isinstance(error, ClientAuthenticationError)
-            else ARM_BY_STATUS.get(status, _K.AZURE_FAILED)
+            else ARM_BY_STATUS.get(_status(error), _K.AZURE_FAILED)
         )
     detail = f"{what}: {_answer(error)}"
     if isinstance(error, HttpResponseError) and error.error is not None and error.error.message:
         detail += ": " + _SIGNATURE.sub(r"\1…", str(error.error.message))[:_MESSAGE_LIMIT]
     return DeltaferryError(kind, detail, retry_after=retry_after(error))
+
+
+def vault_error(error: AzureError, what: str) -> DeltaferryError:
+    """Return the taxonomy's error for a failure of Key Vault. Its message is left out: the code says what is to be done."""
+    if _is_connection_failure(error):
+        return DeltaferryError(_K.KEY_VAULT_UNREACHABLE, f"{what}: {_connection_failure(error)}")
+    kind = _VAULT_BY_CODE.get(error_code(error)) or _VAULT_BY_STATUS.get(_status(error), _K.KEY_UNAVAILABLE)
+    return DeltaferryError(kind, f"{what}: {_answer(error)}", retry_after=retry_after(error))
+
+
+def identity_error(error: AzureError, what: str) -> DeltaferryError:
+    """Return the taxonomy's error for a log-in that brought no token. Nothing of its text is kept."""
+    refused = isinstance(error, ClientAuthenticationError) and not _was_unanswered(error)
+    row = LOGIN_REFUSED if refused else LOGIN_UNANSWERED
+    return DeltaferryError(row.kind or _K.AZURE_FAILED, f"{what}: {type(error).__name__}")
+
+
+def _was_unanswered(error: AzureError) -> bool:
+    """Return whether no answer, or a 5xx, is behind a failed log-in: azure-identity calls that ClientAuthenticationError too."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, (ServiceRequestError, ServiceResponseError, OSError, MsalServiceError)):
+            return True
+        cause = cause.__cause__
+    return False
 
 
 @contextmanager

@@ -17,14 +17,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from azure.core.credentials import TokenCredential
-from azure.core.exceptions import AzureError, HttpResponseError
+from azure.core.exceptions import AzureError
 from azure.keyvault.keys import KeyClient
 from azure.keyvault.keys.crypto import CryptographyClient, KeyWrapAlgorithm
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from deltaferry.azure.credentials import CheckedCredential
-from deltaferry.azure.errors import error_code, retry_after
+from deltaferry.azure.errors import vault_error
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 
 _KEY_BYTES = 32
@@ -133,7 +133,8 @@ def _fingerprint(key: bytes) -> str:
 class VaultKey:
     """`KeyWrapper` with RSA-OAEP-256 under an RSA key of Azure Key Vault (or Managed HSM); wraps with its newest version.
 
-    Whatever the vault refuses or fails at is KEY_UNAVAILABLE; a refused log-in is AZURE_LOGIN_REJECTED.
+    A key that cannot be had is KEY_UNAVAILABLE, a vault that does not answer or throttles KEY_VAULT_UNREACHABLE, a refused
+    log-in AZURE_LOGIN_REJECTED.
     `verify_challenge=False` is for a vault outside Azure's domains, whose challenge names another resource.
     `key_url` is `https://<vault>/keys/<name>`, or with `/<version>` to pin one. Permissions: keys/get, wrapKey, unwrapKey.
     """
@@ -212,9 +213,4 @@ def _vault_errors(what: str) -> Iterator[None]:
     try:
         yield
     except AzureError as error:
-        status = f", HTTP {error.status_code}" if isinstance(error, HttpResponseError) and error.status_code else ""
-        raise DeltaferryError(
-            ErrorKind.KEY_UNAVAILABLE,
-            f"{what}: {error_code(error) or type(error).__name__}{status}",
-            retry_after=retry_after(error),
-        ) from None
+        raise vault_error(error, what) from None

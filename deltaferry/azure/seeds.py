@@ -4,7 +4,7 @@ The fence is the page blob's sequence number. It is set with action `max`, so th
 is harmless; every page write of a data process is conditional on it being exactly the writer's own number.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from urllib.parse import quote
 from uuid import NAMESPACE_URL, uuid5
@@ -17,11 +17,16 @@ from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.containers import BlobContainers
 from deltaferry.azure.vhd import fixed_footer
 from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR, VHD_FOOTER, round_up, seed_blob_size
 from deltaferry.ports import SeedState
 
 FIRST_PASS = "first_pass"
 """The blob's metadata entry that names the first pass that wrote to it."""
+
+_RANGES_WINDOW = 16 * 1024 * MIB
+_RANGES_PER_PAGE = 10_000
+"""The most that Get Page Ranges gives at once."""
 
 _ATTEMPTS = 20
 """How often an optimistic change is tried against other writers before it is given up for Temporal to repeat."""
@@ -49,6 +54,35 @@ class PageBlobSeeds(BlobContainers):
                 ErrorKind.DISKS_CHANGED, f"seed {container}/{name} has {state.size_bytes} bytes, the disk needs {size_bytes}"
             )
         return state
+
+    def resize_seed(self, container: str, name: str, size_bytes: int) -> None:
+        """Give an existing seed the size that its disk has now; no-op if it has it, or does not exist.
+
+        What is added reads as zero. Its snapshots keep the size that they were taken with.
+        """
+        with self.account.errors(f"resizing seed {container}/{name}"):
+            blob = self._blob(container, name)
+            try:
+                if blob.get_blob_properties().size != size_bytes:
+                    blob.resize_blob(size_bytes)
+            except ResourceNotFoundError:
+                return
+
+    def list_seeds(self, container: str) -> tuple[str, ...]:
+        """Return the names of a container's seeds; none for a container that does not exist."""
+        with self.account.errors(f"listing the seeds of {container}"):
+            try:
+                return tuple(str(name) for name in self.account.client.get_container_client(container).list_blob_names())
+            except ResourceNotFoundError:
+                return ()
+
+    def delete_seed(self, container: str, name: str) -> None:
+        """Delete a seed with all its snapshots; no-op if it is gone."""
+        with self.account.errors(f"deleting seed {container}/{name}"):
+            try:
+                self._blob(container, name).delete_blob(delete_snapshots="include")
+            except ResourceNotFoundError:
+                return
 
     def read_seed(self, container: str, name: str) -> SeedState:
         """Return a seed's state. Raises SEED_MISSING."""
@@ -157,6 +191,24 @@ class PageBlobSeeds(BlobContainers):
         """Return bytes of a seed. Raises SEED_MISSING."""
         with self.account.errors(f"reading seed {container}/{name}", ErrorKind.SEED_MISSING):
             return self._blob(container, name).download_blob(offset_bytes, length_bytes).readall()
+
+    def present_ranges(self, container: str, name: str, offset_bytes: int, length_bytes: int) -> Iterator[Extent]:
+        """Yield the parts of a range of a seed that hold pages, in order; everything else reads as zero. Raises SEED_MISSING.
+
+        Asked for in windows, because one answer for a blob in many pieces can take the service longer than it allows
+        itself; every page of an answer is fetched, also where the service cuts it.
+        """
+        blob = self._blob(container, name)
+        end_bytes = offset_bytes + length_bytes
+        for start in range(offset_bytes, end_bytes, _RANGES_WINDOW):
+            length = min(_RANGES_WINDOW, end_bytes - start)
+            with self.account.errors(f"listing the pages of seed {container}/{name}", ErrorKind.SEED_MISSING):
+                for found in blob.list_page_ranges(offset=start, length=length, results_per_page=_RANGES_PER_PAGE):
+                    if found.start is None or found.end is None or found.cleared:
+                        continue
+                    first, last = max(found.start, start), min(found.end, start + length - 1)
+                    if first <= last:
+                        yield Extent(first, last + 1 - first)
 
     def url(self, container: str, name: str) -> str:
         """Return a seed's URL without signature, as Azure's disk import wants it."""

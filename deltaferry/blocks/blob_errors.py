@@ -1,30 +1,14 @@
-"""What the blob service's refusals mean: status and `x-ms-error-code` to a kind of the taxonomy, never by text.
-
-Source: the Blob service's *Status and error codes*, and facts C3 for Azurite's own.
-"""
+"""What the blob service's refusals mean to the data plane: by the storage account's fault table, never by text."""
 
 from datetime import timedelta
 from http import HTTPStatus
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.store_faults import UNKNOWN_REFUSAL, store_fault
 
 ERROR_CODE_HEADER = "x-ms-error-code"
 DIGEST_HEADER = "x-ms-meta-digest"
 
-_BY_CODE = {
-    "SequenceNumberConditionNotMet": ErrorKind.FENCED,
-    "ServerBusy": ErrorKind.STORE_THROTTLED,
-    "AccountIsDisabled": ErrorKind.STORE_ACCESS_DENIED,
-    "MemoryExtentStoreAtSizeLimit": ErrorKind.STORE_FULL,
-    "InsufficientStorage": ErrorKind.STORE_FULL,
-}
-_BY_STATUS = {
-    HTTPStatus.UNAUTHORIZED: ErrorKind.STORE_ACCESS_DENIED,
-    HTTPStatus.FORBIDDEN: ErrorKind.STORE_ACCESS_DENIED,
-    HTTPStatus.TOO_MANY_REQUESTS: ErrorKind.STORE_THROTTLED,
-    HTTPStatus.SERVICE_UNAVAILABLE: ErrorKind.STORE_THROTTLED,
-    HTTPStatus.INSUFFICIENT_STORAGE: ErrorKind.STORE_FULL,
-}
 _MAY_PASS = frozenset({
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_MANY_REQUESTS,
@@ -60,12 +44,7 @@ class Unanswered(Exception):
 
 def error_of(refusal: Refused, where: str, missing: ErrorKind) -> DeltaferryError:
     """Return the taxonomy's error for a refusal; `missing` is what a 404 means, `where` names the blob without signature."""
-    kind = _BY_CODE.get(refusal.code)
-    if kind is None and (refusal.status == HTTPStatus.NOT_FOUND or refusal.code == "ContainerBeingDeleted"):
-        kind = missing
-    if kind is None:
-        kind = _BY_STATUS.get(HTTPStatus(refusal.status)) if refusal.status in HTTPStatus._value2member_map_ else None
-    if kind is None:
-        kind = ErrorKind.STORE_UNREACHABLE if refusal.may_pass else ErrorKind.AZURE_FAILED
+    row = store_fault(refusal.status, refusal.code, missing) or UNKNOWN_REFUSAL
+    kind = row.kind or ErrorKind.AZURE_FAILED
     detail = f"the storage service answered {refusal.status} {refusal.code or 'without a code'} for {where}"
     return DeltaferryError(kind, detail, retry_after=refusal.retry_after)

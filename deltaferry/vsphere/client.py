@@ -1,11 +1,24 @@
 """`VSphere`: one site's vCenter as the activities see it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 
 from deltaferry.model.extents import Extent
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
 from deltaferry.ports import Beat
-from deltaferry.vsphere import changed_areas, claims, consolidation, guard, power, privileges, snapshots, tracking, vms
+from deltaferry.vsphere import (
+    changed_areas,
+    claims,
+    consolidation,
+    guard,
+    power,
+    present_disks,
+    privileges,
+    snapshots,
+    stops,
+    tracking,
+    vms,
+)
 from deltaferry.vsphere.errors import vsphere_errors
 from deltaferry.vsphere.session import Endpoint, Session
 
@@ -70,6 +83,21 @@ class VSphere:
         with vsphere_errors(f"reading snapshot {moref} of VM {instance_uuid}"):
             return snapshots.read_snapshot(self._session, instance_uuid, moref)
 
+    def read_present_disks(self, instance_uuid: str) -> Snapshot:
+        """Return the disks of a powered-off VM as they are."""
+        with vsphere_errors(f"reading the disks of VM {instance_uuid}"):
+            return present_disks.read_present_disks(self._session, instance_uuid)
+
+    def clock(self) -> datetime:
+        """Return the site's time."""
+        with vsphere_errors(f"reading the time of {self._session.endpoint.host}"):
+            return present_disks.clock(self._session)
+
+    def unclean_stops(self, instance_uuid: str, since: datetime, ours: Sequence[datetime]) -> tuple[str, ...]:
+        """Return how a VM stopped since then without its guest having shut down."""
+        with vsphere_errors(f"reading the events of VM {instance_uuid}"):
+            return stops.unclean_stops(self._session, instance_uuid, since, ours)
+
     def remove_snapshot(self, instance_uuid: str, moref: str, beat: Beat) -> None:
         """Remove one snapshot of ours and wait for it."""
         with vsphere_errors(f"removing snapshot {moref} of VM {instance_uuid}"):
@@ -83,7 +111,10 @@ class VSphere:
     def changed_areas(
         self, instance_uuid: str, snapshot_moref: str, disk_key: int, capacity_bytes: int, change_id: str
     ) -> Iterator[Extent]:
-        """Yield what changed on a disk since `change_id`, asking for a page when the one before is used up."""
+        """Yield what changed on a disk since `change_id`, asking for a page when the one before is used up.
+
+        Without a snapshot's moref the disk of a powered-off VM is asked about as it is.
+        """
         return changed_areas.changed_areas(self._session, instance_uuid, snapshot_moref, disk_key, capacity_bytes, change_id)
 
     def shut_down_guest(self, instance_uuid: str) -> None:

@@ -37,6 +37,7 @@ def snapshot_disks(devices: Sequence[Any]) -> tuple[SnapshotDisk, ...]:
             capacity_bytes=_capacity_bytes(device),
             file_name=_file_name(device.backing),
             change_id=(device.backing.changeId or None) if isinstance(device.backing, TRACKED_BACKINGS) else None,
+            content_id=getattr(device.backing, "contentId", None) or None,
         )
         for device in _disks(devices)
     )

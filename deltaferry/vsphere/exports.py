@@ -1,7 +1,9 @@
 """Making a snapshot's disks readable over NBD: by VDDK in production, by the lab's own servers in the lab.
 
-VDDK is the user's own download. Source of its parameters: nbdkit-vddk-plugin(1). `snapshot=` and `transports=` are
-always given: without the first Windows guests fail with error 13, without the second VDDK probes SAN and may crash.
+VDDK is the user's own download. Source of its parameters: nbdkit-vddk-plugin(1). `transports=` is always given: without
+it VDDK probes SAN and may crash. `snapshot=` is given for every snapshot: without it Windows guests fail with error 13.
+A powered-off VM's disks as they are, a `Snapshot` without moref, have none to give: VDDK then opens the present backing
+with what it stands on, and locks it, so that the VM cannot be powered on meanwhile (decision 13).
 """
 
 import hashlib
@@ -39,7 +41,7 @@ class PlainNbdExports:
 
     @contextmanager
     def open(self, vm: SourceVm, snapshot: Snapshot, disk_key: int) -> Iterator[NbdAddress]:
-        """Give the address of one disk of a snapshot, on the host that runs the VM. Raises BAD_CONFIGURATION, DISK_READ_FAILED."""
+        """Give the address of one disk, on the host that has the VM. Raises BAD_CONFIGURATION, DISK_READ_FAILED."""
         if vm.host not in self._hosts:
             known = ", ".join(sorted(self._hosts)) or "none"
             raise DeltaferryError(
@@ -48,7 +50,8 @@ class PlainNbdExports:
             )
         _disk_of(snapshot, disk_key)
         host, port = self._hosts[vm.host]
-        yield NbdAddress(export=f"snapshot={snapshot.moref};disk={disk_key}", host=host, port=port)
+        state = f"snapshot={snapshot.moref}" if snapshot.moref else f"present={vm.moref}"
+        yield NbdAddress(export=f"{state};disk={disk_key}", host=host, port=port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class VddkExports:
 
     @contextmanager
     def open(self, vm: SourceVm, snapshot: Snapshot, disk_key: int) -> Iterator[NbdAddress]:
-        """Export one disk of a snapshot until the context ends.
+        """Export one disk of a snapshot, or of a powered-off VM as it is, until the context ends.
 
         Raises BAD_CONFIGURATION where nbdkit, its vddk plugin or VDDK is missing, VSPHERE_UNREACHABLE, DISK_READ_FAILED.
         """
@@ -100,7 +103,7 @@ class VddkExports:
                 f"password={password}",
                 f"thumbprint={thumbprint}",
                 f"vm=moref={vm.moref}",
-                f"snapshot={snapshot.moref}",
+                *((f"snapshot={snapshot.moref}",) if snapshot.moref else ()),
                 f"transports={TRANSPORTS}",
                 f"file={disk.file_name}",
             )

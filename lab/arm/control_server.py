@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from lab.arm.assembly import Parts
 from lab.arm.errors import Json
+from lab.arm.named_faults import ask_for
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class ControlServer(ThreadingHTTPServer):
             "/throttling": self._throttling,
             "/drops": self._drops,
             "/unreachable": self._unreachable,
+            "/named": self._named,
             "/clear": self._clear,
         }
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -108,6 +110,10 @@ class ControlServer(ThreadingHTTPServer):
 
     def _unreachable(self, body: Json) -> Json:
         self.parts.world.faults.make_unreachable(float(body["seconds"]))
+        return {}
+
+    def _named(self, body: Json) -> Json:
+        ask_for(str(body["name"]), self.parts.world.faults)
         return {}
 
     def _clear(self, body: Json) -> Json:

@@ -1,7 +1,7 @@
 """What can be set from outside while the lab runs: times, quotas, and faults asked for by name."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Event, Lock
 
 from lab.arm.errors import ArmError
@@ -32,6 +32,17 @@ class _Drop:
     remaining: int
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The next `count` such requests are not carried out: answered with an error, or with `status` 0 not at all."""
+
+    status: int
+    code: str = ""
+    method: str = "PUT"
+    path_contains: str = ""
+    count: int = 1
+
+
 @dataclass(slots=True)
 class Faults:
     """Faults to come. All methods are safe to call from several threads."""
@@ -43,6 +54,7 @@ class Faults:
     _lock: Lock = field(default_factory=Lock)
     _failures: list[_Failure] = field(default_factory=list)
     _drops: list[_Drop] = field(default_factory=list)
+    _refusals: list[Refusal] = field(default_factory=list)
     _throttled: int = 0
     _throttle_retry_after_s: float = 1.0
     _unreachable_until: float = 0.0
@@ -88,6 +100,21 @@ class Faults:
                     return True
         return False
 
+    def refuse_next(self, refusal: Refusal) -> None:
+        """Ask for a refusal."""
+        with self._lock:
+            self._refusals.append(refusal)
+
+    def take_refusal(self, method: str, path: str) -> Refusal | None:
+        """Use up and return the refusal that a request is to meet, or None."""
+        with self._lock:
+            for index, refusal in enumerate(self._refusals):
+                if refusal.method == method and refusal.path_contains.lower() in path.lower():
+                    left = replace(refusal, count=refusal.count - 1)
+                    self._refusals[index : index + 1] = [left] if left.count > 0 else []
+                    return refusal
+        return None
+
     def make_unreachable(self, seconds: float) -> None:
         """Close every connection, new and kept, for so long."""
         with self._lock:
@@ -103,6 +130,7 @@ class Faults:
         with self._lock:
             self._failures.clear()
             self._drops.clear()
+            self._refusals.clear()
             self._throttled = 0
             self._unreachable_until = 0.0
             self.cores_quota = self.disks_quota = None

@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from lab.arm.calls import Call, Reply
 from lab.arm.errors import ArmError
-from lab.arm.faults import Faults
+from lab.arm.faults import Faults, Refusal
 from lab.arm.page_plane import PagePlane
 from lab.arm.routing import Router
 
@@ -103,7 +103,12 @@ class _Handler(BaseHTTPRequestHandler):
             body=body,
             base_url=f"https://{self.headers.get('Host', '127.0.0.1:' + str(server.server_port))}",
         )
-        reply = _answer(server, call)
+        refusal = server.faults.take_refusal(call.method, call.path)
+        if refusal is not None and refusal.status == 0:
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+            return
+        reply = _answer(server, call) if refusal is None else _refused(refusal)
         server.served.append(ServedRequest(call.method, call.path, reply.status))
         if server.faults.take_drop(call.method, call.path):
             self.close_connection = True
@@ -133,6 +138,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Log at debug level what the base class reports."""
         _log.debug(format, *args)
+
+
+def _refused(refusal: Refusal) -> Reply:
+    error = ArmError(refusal.status, refusal.code, "Refused on request of the lab.")
+    challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if refusal.status == HTTPStatus.UNAUTHORIZED else {}
+    return Reply(refusal.status, error.body(), challenge)
 
 
 def _answer(server: ArmServer, call: Call) -> Reply:

@@ -1,6 +1,7 @@
 // Faults for tests, request counts and a log of recent requests, behind a token on a loopback port of its own.
 //
-//   POST /faults          {operation?, method?, account?, path_contains?, skip?, count?, action, retry_after_s?, delay_s?}
+//   POST /faults          {operation?, method?, account?, path_contains?, skip?, count?, action, retry_after_s?, delay_s?,
+//                          status?, code?, after_effect?}
 //   DELETE /faults        forget all faults, and let go of every held request
 //   GET /faults           {ordered, held}: how many faults are still to be met, how many requests are held
 //   GET /counters         {operation: {requests, bytes_in, statuses: {status: n}}}
@@ -8,13 +9,14 @@
 //   GET /requests?since=N {requests: [{number, operation, account, container, blob, status, bytes_in, if_sequence_number_eq}]}
 //
 // Actions: `unavailable` (503 with Retry-After), `error` (500), `cut` (connection cut before any effect), `drop`
-// (carried out, then the connection cut instead of a response), `delay`, and `hold` (until the faults are deleted).
+// (carried out, then the connection cut instead of a response), `delay`, `hold` (until the faults are deleted), and
+// `answer` (`status` with the error code `code`; with `after_effect` the request is carried out first).
 
 import { timingSafeEqual } from "node:crypto";
 import http from "node:http";
 
 const LOG_LENGTH = 50_000;
-const ACTIONS = new Set(["unavailable", "error", "cut", "drop", "delay", "hold"]);
+const ACTIONS = new Set(["unavailable", "error", "cut", "drop", "delay", "hold", "answer"]);
 
 export class Control {
   #faults = [];
@@ -83,6 +85,7 @@ export class Control {
       case "POST /faults": {
         const fault = { skip: 0, count: 1, retry_after_s: 0, delay_s: 0, ...JSON.parse(body) };
         if (!ACTIONS.has(fault.action)) throw new Error(`unknown action ${fault.action}`);
+        if (fault.action === "answer" && !(fault.status >= 400 && fault.code)) throw new Error("an answer needs status and code");
         if (!(fault.count > 0)) throw new Error("count must be positive");
         this.#faults.push(fault);
         return {};

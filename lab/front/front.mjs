@@ -110,16 +110,29 @@ function withoutHopByHop(rawHeaders) {
   return kept;
 }
 
+/** Return what is to be done with the response to a request that was carried out, or undefined: to send it on. */
+function instead(fault, response) {
+  if (fault?.action === "drop") return () => response.destroy();
+  if (fault?.action === "answer") return () => sendError(response, asked(fault));
+  return undefined;
+}
+
+/** Return the error that a fault asks for. */
+function asked(fault) {
+  const headers = fault.retry_after_s > 0 ? { "retry-after": String(fault.retry_after_s) } : {};
+  return new StorageError(fault.status, fault.code, "The lab was asked for this.", headers);
+}
+
 /** Pass a request through to Azurite and its response back; resolves with the status once the response is sent. */
-function passThrough(request, response, target, { body, changes, crc }, dropResponse) {
+function passThrough(request, response, target, { body, changes, crc }, replace) {
   return new Promise((resolve, reject) => {
     const sent = upstream.begin(request.method, request.url, headersFor(request, target, changes));
     sent.on("error", reject);
     sent.on("response", (reply) => {
       reply.on("error", reject);
-      if (dropResponse || response.destroyed) {
+      if (replace !== undefined || response.destroyed) {
         reply.resume().on("end", () => {
-          response.destroy();
+          (replace ?? (() => response.destroy()))();
           resolve(reply.statusCode);
         });
         return;
@@ -234,13 +247,14 @@ async function mend(request, target) {
 
 async function carryOut(request, response, target, fault) {
   const mended = await mend(request, target);
+  const replace = instead(fault, response);
   if (mended !== undefined) {
-    if (fault?.action === "drop") response.destroy();
+    if (replace !== undefined) replace();
     else sendWhole(response, mended);
     return mended.status;
   }
   const checked = await checkBody(request, target);
-  const status = await passThrough(request, response, target, checked, fault?.action === "drop");
+  const status = await passThrough(request, response, target, checked, replace);
   if (status < 300 && OVERWRITING.has(target.operation) && !target.query.has("snapshot")) pageBlobs.forget(request.url.split("?", 1)[0]);
   return status;
 }
@@ -257,6 +271,7 @@ async function serve(request, response) {
       throw new StorageError(503, "ServerBusy", "The server is busy.", { "retry-after": String(fault.retry_after_s) });
     }
     if (fault?.action === "error") throw new StorageError(500, "InternalError", "The server encountered an internal error.");
+    if (fault?.action === "answer" && !fault.after_effect) throw asked(fault);
     status = await carryOut(request, response, target, fault);
   } catch (error) {
     status = fail(request, response, error);

@@ -182,6 +182,10 @@ class VcenterControl:
         """Ask for a fault."""
         self.call("POST", "/faults", asdict(request))
 
+    def ask_named(self, name: str, vm: str = "", host: str = "") -> None:
+        """Ask once for the fault of a row of the fault table (docs/faults.md); `vm` is a moref, empty means any."""
+        self.call("POST", "/named-faults", {"name": name, "vm": vm, "host": host})
+
     def clear_faults(self, name: FaultName | None = None) -> None:
         """Forget all faults, or those of a name."""
         self.call("DELETE", "/faults", {"name": name})
@@ -204,6 +208,7 @@ class VcenterControl:
         reverse_areas: bool = False,
         star: StarAnswer = StarAnswer.ALLOCATED,
         corrupt: bool = False,
+        omitted: tuple[int, int] | None = None,
     ) -> None:
         """Set how disks answer QueryChangedDiskAreas; with `reset` their tracking UUID changes at once."""
         body = {
@@ -213,6 +218,7 @@ class VcenterControl:
             "reverse_areas": reverse_areas,
             "star": star,
             "corrupt": corrupt,
+            "omitted": omitted,
         }
         self.call("POST", f"/vms/{vm}/tracking", body)
 
@@ -249,6 +255,14 @@ class VcenterControl:
     def power_off(self, vm: str, *, reset_tracking: bool = False) -> None:
         """Let a VM lose power at once; with `reset_tracking` change tracking begins anew."""
         self.call("POST", f"/vms/{vm}/power-off", {"reset_tracking": reset_tracking})
+
+    def shut_down(self, vm: str) -> None:
+        """Have a guest shut down cleanly, and return when it was asked to."""
+        self.call("POST", f"/vms/{vm}/shutdown")
+
+    def fail_over(self, vm: str, host: str) -> None:
+        """Let a running VM's host die, and vSphere HA start the VM again on another one."""
+        self.call("POST", f"/vms/{vm}/fail-over", {"host": host})
 
     def set_tools(self, vm: str, *, installed: bool) -> None:
         """Give a guest VMware Tools, or take them away."""

@@ -13,6 +13,7 @@ from lab.vcenter.disk_present import PresentDisk
 from lab.vcenter.faults import FaultName, FaultRequest
 from lab.vcenter.faults_disk import DiskFault
 from lab.vcenter.inventory_file import DiskSpec, VmSpec
+from lab.vcenter.named_faults import NBD_FAULTS, request_of
 from lab.vcenter.nbd_protocol import WireError
 from lab.vcenter.tasks import Work
 from lab.vcenter.tracking import StarAnswer
@@ -81,6 +82,14 @@ class ControlActions:
         """Ask for a fault."""
         self._world.faults.ask(TypeAdapter(FaultRequest).validate_python(values))
 
+    def ask_named(self, name: str, vm: str = "", host: str = "") -> None:
+        """Ask for the fault of a row of the fault table: on a VM (moref, or any), or of a host's NBD server."""
+        if name not in NBD_FAULTS:
+            self._world.faults.ask(request_of(name, vm))
+            return
+        settings: dict[str, Any] = dict(NBD_FAULTS[name].settings)
+        self.set_nbd(host, **settings)
+
     def clear_faults(self, name: str | None = None) -> None:
         """Forget faults."""
         self._world.faults.clear(None if name is None else FaultName(name))
@@ -132,6 +141,17 @@ class ControlActions:
         if vm.running:
             self._vcenter.power.stop(vm, hard=True)
 
+    def shut_down(self, moref: str) -> None:
+        """Have a guest shut down, as an administrator asks for it in vCenter; it goes off a moment later."""
+        self._vcenter.power.shut_down_guest(self._vm(moref), "lab")
+
+    def fail_over(self, moref: str, host: str) -> None:
+        """Let a running VM's host die, and vSphere HA start the VM again on another one."""
+        target = self._vcenter.inventory.hosts.get(host)
+        if target is None:
+            raise ControlError(404, f"there is no host {host}")
+        self._vcenter.power.fail_over(self._vm(moref), target)
+
     def set_tools(self, moref: str, installed: bool) -> None:
         """Give a guest VMware Tools, or take them away."""
         with self._world.lock:
@@ -147,6 +167,7 @@ class ControlActions:
         reverse_areas: bool = False,
         star: str = StarAnswer.ALLOCATED.value,
         corrupt: bool = False,
+        omitted: tuple[int, int] | None = None,
     ) -> None:
         """Set how some or all of a VM's disks answer QueryChangedDiskAreas; with `reset` their tracking begins anew first."""
         vm = self._vm(moref)
@@ -160,6 +181,7 @@ class ControlActions:
             behaviour.reverse_areas = reverse_areas
             behaviour.star = StarAnswer(star)
             behaviour.corrupt = corrupt
+            behaviour.omitted = None if omitted is None else (omitted[0], omitted[1])
 
     def lock_consolidation(self, moref: str, locked: bool) -> None:
         """Let every consolidation of a VM's disks fail as if a backing were locked, until it is unlocked."""

@@ -4,6 +4,7 @@ Guest I/O, snapshots and tracking of one disk share a lock; reading a snapshot's
 lengths are in bytes and whole 512-byte sectors.
 """
 
+import secrets
 import threading
 import time
 import uuid as uuids
@@ -36,6 +37,7 @@ class VirtualDisk:
         self._changing = False
         self._merge: Merge | None = None
         self._closed = False
+        self._content_id: str | None = None
 
     @classmethod
     def create(
@@ -62,6 +64,14 @@ class VirtualDisk:
     def capacity_bytes(self) -> int:
         """The disk's size."""
         return self._capacity
+
+    @property
+    def content_id(self) -> str:
+        """What stands for the present content: it changes with every write, and is kept by snapshots and consolidation."""
+        with self._lock:
+            if self._content_id is None:
+                self._content_id = secrets.token_hex(16)
+            return self._content_id
 
     @property
     def file_name(self) -> str:
@@ -177,6 +187,7 @@ class VirtualDisk:
         """Go back to a snapshot's content, with the VM stunned or off; tracking begins a new UUID. Raises SnapshotGone, DiskBusy."""
         with self._change(), self._lock:
             self._tree.revert(snapshot_id)
+            self._content_id = None
             self.tracking.reset()
             self._apply_tracking()
 
@@ -283,6 +294,7 @@ class VirtualDisk:
     def _track(self, offset: int, length: int) -> None:
         """Mark a range as changed, before it is: a write that fails half-way has changed something too."""
         if length:
+            self._content_id = None
             self.tracking.mark(offset, length)
 
     def _note_written(self, offset: int, length: int) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lab.vcenter.collector import DEFAULT_COLLECTOR, PropertyCollector
+from lab.vcenter.faults import FaultRequest
 from lab.vcenter.retrieval import fetch
 from lab.vcenter.sessions import Session, SessionManager
 from lab.vcenter.soap import SoapRequest, render_fault, render_result
@@ -77,6 +78,10 @@ class Dispatcher:
     def counts(self) -> dict[str, int]:
         """Return how often each method was called."""
         return dict(self._counts)
+
+    def wire_fault(self, request: SoapRequest) -> FaultRequest | None:
+        """Use up and return what the request's connection is to meet, or None."""
+        return self._world.faults.take_wire(request.method, str(request.this._moId))
 
     def answer(self, request: SoapRequest, cookie: str | None, address: str, agent: str) -> Reply:
         """Carry out a request. Every failure becomes a SOAP fault."""

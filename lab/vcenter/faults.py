@@ -23,6 +23,18 @@ class FaultName(StrEnum):
     """ShutdownGuest returns, and the guest stays up."""
     FOLDER_ERROR = "folder_error"
     """`/folder` answers with HTTP status `status` (500 if not given)."""
+    CUT = "cut"
+    """The connection is closed instead of carrying `method` out."""
+    DROP_REPLY = "drop_reply"
+    """`method` is carried out, and the connection closed instead of answering."""
+    HTTP_ERROR = "http_error"
+    """`method` is not carried out: HTTP status `status` with a page, as of vCenter's proxy."""
+    NO_SOAP = "no_soap"
+    """`method` is not carried out: a page that is not SOAP, as of something else that listens there."""
+
+
+WIRE_FAULTS = (FaultName.CUT, FaultName.DROP_REPLY, FaultName.HTTP_ERROR, FaultName.NO_SOAP)
+"""Those that a request's connection meets, before any session or method."""
 
 
 @dataclass(slots=True)
@@ -38,12 +50,19 @@ class FaultRequest:
     fault: str = ""
     as_task_error: bool = False
     status: int = 500
+    after_effect: bool = False
+    """With `as_task_error`: the task does its work first."""
     message_key: str = ""
     """With FileFault: the key of its fault message."""
+    invalid_property: str = ""
+    """With InvalidArgument: the property complained of."""
+    object_type: str = ""
+    """With ManagedObjectNotFound: the WSDL name of the type of the object that it names."""
 
     def make_fault(self) -> Any:
         """Return a new instance of the vmodl fault that `fault` names. Raises ValueError."""
-        for kind in (getattr(vim.fault, self.fault, None), getattr(vmodl.fault, self.fault, None)):
+        for room in (vim.fault, vmodl.fault, vmodl.query):
+            kind = getattr(room, self.fault, None)
             if kind is not None:
                 return self._filled(kind(msg=f"The lab was asked for {self.fault}."))
         raise ValueError(f"there is no vSphere fault called {self.fault}")
@@ -56,6 +75,10 @@ class FaultRequest:
                     setattr(fault, info.name, info.type("lab-fault"))
                 elif issubclass(info.type, vmomi.Enum):
                     setattr(fault, info.name, info.type.values[0])
+        if self.invalid_property:
+            fault.invalidProperty = self.invalid_property
+        if self.object_type:
+            fault.obj = vmomi.GetWsdlType("urn:vim25", self.object_type)("lab-fault")
         if self.message_key:
             fault.faultMessage = [vmodl.LocalizableMessage(key=self.message_key, message=self.message_key)]
         return fault
@@ -93,6 +116,11 @@ class FaultPlan:
                     self._use(request)
                     return request
         return None
+
+    def take_wire(self, method: str, vm: str) -> FaultRequest | None:
+        """Use up and return what the connection of a call of a method is to meet, or None."""
+        found = (self.take(name, vm=vm, method=method) for name in WIRE_FAULTS)
+        return next((request for request in found if request is not None), None)
 
     def take_method(self, method: str, vm: str, *, as_task_error: bool = False) -> Any:
         """Use up and return the vmodl fault that a call of a method is to raise, or None."""

@@ -3,6 +3,8 @@
 import threading
 from collections.abc import Callable
 
+from lab.vcenter.entities import Host
+from lab.vcenter.events import RESTARTED_BY_HA, EventLog
 from lab.vcenter.faults import FaultName
 from lab.vcenter.virtual_machine import VirtualMachine
 from lab.vcenter.vocabulary import vim
@@ -13,18 +15,27 @@ class PowerOperations:
     """Switches VMs; `on_power_off` is told of every VM that went off, to cut what its guest had open."""
 
     def __init__(
-        self, world: World, on_power_off: Callable[[VirtualMachine], None], is_held: Callable[[VirtualMachine], bool]
+        self,
+        world: World,
+        events: EventLog,
+        on_power_off: Callable[[VirtualMachine], None],
+        is_held: Callable[[VirtualMachine], bool],
     ) -> None:
         self._world = world
+        self._events = events
         self._on_power_off = on_power_off
         self._is_held = is_held
 
-    def power_on(self, vm: VirtualMachine) -> None:
+    def power_on(self, vm: VirtualMachine, user: str = "") -> None:
         """Power on, in a task. Raises InvalidPowerState, and FileLocked while somebody holds the present disks open."""
         check_power(vm, "poweredOn", wanted_now="poweredOff")
         self._world.pause(self._world.times.power_s)
         if self._is_held(vm):
             raise vim.fault.FileLocked(file=f"[{vm.home.name}] {vm.home_folder}", msg="Failed to lock the file")
+        self._start(vm)
+        self._events.write(vim.event.VmPoweredOnEvent, vm, f"{vm.name} is powered on", user)
+
+    def _start(self, vm: VirtualMachine) -> None:
         with self._world.lock:
             for attached in vm.disks.values():
                 attached.disk.on_power_on()
@@ -34,25 +45,28 @@ class PowerOperations:
             vm.boot_time = now()
             self._world.changed()
 
-    def power_off(self, vm: VirtualMachine) -> None:
+    def power_off(self, vm: VirtualMachine, user: str = "") -> None:
         """Pull the plug, in a task. Raises InvalidPowerState."""
         check_power(vm, "poweredOff", wanted_now="poweredOn")
+        self._events.write(vim.event.VmStoppingEvent, vm, f"{vm.name} is stopping", user)
         self._world.pause(self._world.times.power_s)
-        self.stop(vm, hard=True)
+        self.stop(vm, hard=True, user=user)
 
-    def reset(self, vm: VirtualMachine) -> None:
+    def reset(self, vm: VirtualMachine, user: str = "") -> None:
         """Reset, in a task: the VM stays on. Raises InvalidPowerState."""
         check_power(vm, "poweredOn", wanted_now="poweredOn")
+        self._events.write(vim.event.VmResettingEvent, vm, f"{vm.name} is reset", user)
         self._world.pause(self._world.times.power_s)
         with self._world.lock:
             vm.boot_time = now()
             self._world.changed()
 
-    def shut_down_guest(self, vm: VirtualMachine) -> None:
+    def shut_down_guest(self, vm: VirtualMachine, user: str = "") -> None:
         """Ask the guest to shut down and return; it goes off later. Raises InvalidPowerState, ToolsUnavailable."""
         check_power(vm, "poweredOff", wanted_now="poweredOn")
         if not vm.tools_running:
             raise vim.fault.ToolsUnavailable(msg="Cannot complete operation because VMware Tools is not running.")
+        self._events.write(vim.event.VmGuestShutdownEvent, vm, f"Guest OS shut down for {vm.name}", user)
         if self._world.faults.take(FaultName.SHUTDOWN_NEVER_FINISHES, vm=vm.moref):
             return
         threading.Thread(target=self._shut_down, args=(vm,), name=f"shutdown {vm.moref}", daemon=True).start()
@@ -62,8 +76,23 @@ class PowerOperations:
         if vm.running:
             self.stop(vm, hard=False)
 
-    def stop(self, vm: VirtualMachine, *, hard: bool) -> None:
+    def stop(self, vm: VirtualMachine, *, hard: bool, user: str = "") -> None:
         """Make a VM be off now."""
+        self._halt(vm, hard=hard)
+        self._events.write(vim.event.VmPoweredOffEvent, vm, f"{vm.name} is powered off", user)
+
+    def fail_over(self, vm: VirtualMachine, host: Host) -> None:
+        """Let a running VM's host die, and vSphere HA start the VM again on another one: nothing says that it was off."""
+        self._halt(vm, hard=True)
+        with self._world.lock:
+            vm.host = host
+            vm.touch()
+        self._start(vm)
+        self._events.write(
+            vim.event.EventEx, vm, f"vSphere HA restarted {vm.name}", eventTypeId=RESTARTED_BY_HA, severity="warning"
+        )
+
+    def _halt(self, vm: VirtualMachine, *, hard: bool) -> None:
         with self._world.lock:
             vm.power, vm.boot_time = "poweredOff", None
             vm.clean_power_off = not hard

@@ -14,6 +14,7 @@ _SINGLETONS = {
     "viewManager": vim.view.ViewManager("ViewManager"),
     "sessionManager": vim.SessionManager("SessionManager"),
     "authorizationManager": vim.AuthorizationManager("AuthorizationManager"),
+    "eventManager": vim.event.EventManager("EventManager"),
     "taskManager": vim.TaskManager("TaskManager"),
     "searchIndex": vim.SearchIndex("SearchIndex"),
 }

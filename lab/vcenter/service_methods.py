@@ -6,6 +6,7 @@ from typing import Any
 from lab.vcenter.collector import Filter, PropertyCollector
 from lab.vcenter.dispatch import Call, Handler
 from lab.vcenter.entities import Host, ManagedEntity
+from lab.vcenter.events import EventLog
 from lab.vcenter.inventory import Inventory
 from lab.vcenter.service_content import service_content
 from lab.vcenter.views import ContainerView, ListView
@@ -17,8 +18,9 @@ from lab.vcenter.world import LabObject, data_object, now
 class ServiceMethods:
     """Handlers by WSDL name."""
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, events: EventLog) -> None:
         self._inventory = inventory
+        self._events = events
 
     def handlers(self) -> dict[str, Handler]:
         """Return the table."""
@@ -55,6 +57,7 @@ class ServiceMethods:
                 privilege not in call.world.denials.privileges for privilege in call.argument("privId")
             ],
             "CancelTask": _cancel_task,
+            "QueryEvents": lambda call: self._events.query(call.argument("filter")),
             "AcquireGenericServiceTicket": _acquire_ticket,
             "FindByUuid": lambda call: next(iter(self._by_uuid(call)), None),
             "FindAllByUuid": self._by_uuid,

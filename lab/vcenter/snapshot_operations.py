@@ -4,7 +4,7 @@ Creating freezes all of a VM's disks during one stun, so that the snapshot is cr
 takes the snapshot out of the tree first and merges then, as vSphere does: a removal may succeed and leave deltas behind.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,8 +24,10 @@ _CHAIN_LIMIT = 32
 class SnapshotOperations:
     """What can be done with the snapshots of the world's VMs."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, is_held: Callable[[VirtualMachine], bool]) -> None:
+        """`is_held` says whether somebody has a powered-off VM's present disks open: then its files are locked."""
         self._world = world
+        self._is_held = is_held
 
     def create(self, vm: VirtualMachine, name: str, description: str, quiesce: bool, task: Task | None = None) -> Snapshot:
         """Take a snapshot; a quiesced one only of a running guest with Tools, else it is a plain one (facts B2)."""
@@ -35,6 +37,8 @@ class SnapshotOperations:
         self._world.pause(max(0.0, times.snapshot_s - times.stun_s))
         if task is not None:
             task.report(50)
+        if self._is_held(vm):
+            raise vim.fault.FileLocked(file=f"[{vm.home.name}] {vm.home_folder}", msg="Failed to lock the file")
         if faults.take(FaultName.SNAPSHOT_FAILS, vm=vm.moref):
             raise vim.fault.SnapshotFault(msg="An error occurred while taking a snapshot.")
         if quiesced and faults.take(FaultName.QUIESCE_FAILS, vm=vm.moref):
@@ -117,6 +121,8 @@ class SnapshotOperations:
 
     def _merge(self, vm: VirtualMachine, task: Task) -> None:
         pending = [item.disk for item in vm.disks.values() if item.disk.needs_consolidation]
+        if pending and self._is_held(vm):
+            raise DiskLocked(f"somebody has {vm.name}'s disks open")
         for number, disk in enumerate(pending):
             disk.consolidate(self._world.changed, self._world.times.consolidation_s / len(pending))
             task.report(50 + 50 * (number + 1) // len(pending))

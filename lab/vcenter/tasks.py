@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+from lab.vcenter.faults import FaultName, FaultRequest
 from lab.vcenter.soap import managed_method, method_info
 from lab.vcenter.vmodl_values import complete
 from lab.vcenter.vocabulary import vim, vmodl
@@ -149,14 +150,14 @@ class TaskManager(LabObject):
             busy = self.running(entity)
             if busy is not None:
                 raise vim.fault.TaskInProgress(task=busy.reference, msg="Another task is already in progress.")
-            injected = self._world.faults.take_method(method, entity.moref, as_task_error=True)
+            injected = self._world.faults.take(FaultName.METHOD, vm=entity.moref, method=method, as_task_error=True)
             task = Task(self._world, self._world.number(), method, entity, entity_name, user)
             self._tasks.append(task)
             self._world.add(task)
 
         def run() -> None:
             if injected is not None:
-                task.run(_raiser(injected))
+                task.run(_raiser(injected, work))
             else:
                 task.run(work)
 
@@ -164,8 +165,10 @@ class TaskManager(LabObject):
         return task.reference
 
 
-def _raiser(fault: Any) -> Work:
-    def work(_: Task) -> Any:
-        raise fault
+def _raiser(request: FaultRequest, work: Work) -> Work:
+    def fail(task: Task) -> Any:
+        if request.after_effect:
+            work(task)
+        raise request.make_fault()
 
-    return work
+    return fail

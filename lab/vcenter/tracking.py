@@ -118,6 +118,8 @@ class TrackingBehaviour:
     star: StarAnswer = StarAnswer.ALLOCATED
     corrupt: bool = False
     """Every question is refused as damaged, until tracking is reset."""
+    omitted: Area | None = None
+    """What changes in this range, or is allocated there, is left out of every answer: a lie (facts F7)."""
 
 
 class ChangeTracking:
@@ -214,7 +216,7 @@ class ChangeTracking:
         if self.behaviour.page_cover_bytes is not None:
             end = min(capacity, start_offset + self.behaviour.page_cover_bytes)
         areas: list[Area] = []
-        for start, stop in self._granule_runs(frozen, mark, change_id, start_offset, end):
+        for start, stop in self._told(self._granule_runs(frozen, mark, change_id, start_offset, end)):
             if len(areas) == page_limit:
                 end = sum(areas[-1])
                 break
@@ -222,6 +224,19 @@ class ChangeTracking:
         if self.behaviour.reverse_areas:
             areas.reverse()
         return start_offset, end - start_offset, areas
+
+    def _told(self, runs: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Yield `(start, end)` ranges without what is to be left out."""
+        hidden_start, hidden_length = self.behaviour.omitted or (0, 0)
+        hidden_end = hidden_start + hidden_length
+        for start, end in runs:
+            if hidden_end <= start or end <= hidden_start or not hidden_length:
+                yield start, end
+                continue
+            if start < hidden_start:
+                yield start, hidden_start
+            if hidden_end < end:
+                yield hidden_end, end
 
     def _granule_runs(
         self, frozen: TrackedDisk, mark: ChangeMark, change_id: str, start: int, end: int

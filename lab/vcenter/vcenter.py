@@ -5,6 +5,7 @@ import threading
 from pathlib import Path
 
 from lab.vcenter.dispatch import Dispatcher
+from lab.vcenter.events import EventLog
 from lab.vcenter.exports import HostExports
 from lab.vcenter.folder import DatastoreFiles
 from lab.vcenter.inventory import Inventory
@@ -29,15 +30,16 @@ class VCenter:
         self.world = World(Times().changed(spec.times))
         self.tasks = TaskManager(self.world)
         self.sessions = SessionManager(self.world, spec.users)
-        for singleton in (self.tasks, self.sessions):
+        self.events = EventLog(self.world)
+        for singleton in (self.tasks, self.sessions, self.events):
             self.world.add(singleton)
         add_singletons(self.world)
         self.inventory = Inventory(self.world, self.tasks, directory, spec)
         self.exports = HostExports(self.world, self.inventory)
-        self.snapshots = SnapshotOperations(self.world)
-        self.power = PowerOperations(self.world, self.exports.cut_guest, self.exports.holds)
+        self.snapshots = SnapshotOperations(self.world, self.exports.holds)
+        self.power = PowerOperations(self.world, self.events, self.exports.cut_guest, self.exports.holds)
         vm_methods = VmMethods(self.tasks, self.snapshots, self.power, Reconfiguration(self.world))
-        handlers = {**ServiceMethods(self.inventory).handlers(), **vm_methods.handlers()}
+        handlers = {**ServiceMethods(self.inventory, self.events).handlers(), **vm_methods.handlers()}
         self.dispatcher = Dispatcher(self.world, self.sessions, handlers)
         self.web = WebServer(self.dispatcher, DatastoreFiles(self.world, self.sessions, self.inventory), tls, port)
         threading.Thread(target=self.web.serve_forever, kwargs={"poll_interval": 0.1}, name="sdk", daemon=True).start()

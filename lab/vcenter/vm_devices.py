@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from lab.vcenter.disk_present import PresentDisk
 from lab.vcenter.virtual_machine import AttachedDisk, Nic, Snapshot, VirtualMachine
 from lab.vcenter.vocabulary import vim
 from lab.vcenter.world import data_object
@@ -30,7 +31,7 @@ def devices(vm: VirtualMachine, snapshot: Snapshot | None) -> list[Any]:
         ),
     ]
     if snapshot is None:
-        disks = [_disk(item, item.disk.file_name, item.disk.capacity_bytes, None) for item in vm.disks.values()]
+        disks = [_present(vm, item) for item in vm.disks.values()]
         return [*controllers, *disks, *(_nic(nic) for nic in vm.nics.values())]
     frozen = [
         _disk(
@@ -42,6 +43,15 @@ def devices(vm: VirtualMachine, snapshot: Snapshot | None) -> list[Any]:
         for item in reversed(snapshot.disks.values())
     ]
     return [*controllers, *(_nic(nic) for nic in snapshot.nics), *frozen]
+
+
+def _present(vm: VirtualMachine, attached: AttachedDisk) -> Any:
+    """Return a disk as it is now. Only while nothing writes to it do its change id and content id say what it holds."""
+    present = PresentDisk(attached.disk)
+    made = _disk(attached, present.file_name, present.capacity_bytes, None if vm.running else present.change_id)
+    if not vm.running:
+        made.backing.contentId = attached.disk.content_id
+    return made
 
 
 def _device(kind: Any, key: int, label: str, **values: Any) -> Any:

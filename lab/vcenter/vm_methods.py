@@ -35,10 +35,10 @@ class VmMethods:
             "RevertToCurrentSnapshot_Task": self._revert_to_current,
             "RenameSnapshot": _rename_snapshot,
             "ConsolidateVMDisks_Task": lambda call: self._start(call, _vm(call), self._consolidate),
-            "PowerOnVM_Task": lambda call: self._start(call, _vm(call), lambda vm, _: self._power.power_on(vm)),
-            "PowerOffVM_Task": lambda call: self._start(call, _vm(call), lambda vm, _: self._power.power_off(vm)),
-            "ResetVM_Task": lambda call: self._start(call, _vm(call), lambda vm, _: self._power.reset(vm)),
-            "ShutdownGuest": lambda call: self._power.shut_down_guest(_vm(call)),
+            "PowerOnVM_Task": lambda call: self._start(call, _vm(call), lambda vm, _: self._power.power_on(vm, _user(call))),
+            "PowerOffVM_Task": lambda call: self._start(call, _vm(call), lambda vm, _: self._power.power_off(vm, _user(call))),
+            "ResetVM_Task": lambda call: self._start(call, _vm(call), lambda vm, _: self._power.reset(vm, _user(call))),
+            "ShutdownGuest": lambda call: self._power.shut_down_guest(_vm(call), _user(call)),
             "QueryChangedDiskAreas": _query_changed_areas,
         }
 
@@ -91,6 +91,10 @@ class VmMethods:
 
     def _consolidate(self, vm: VirtualMachine, task: Task) -> None:
         self._snapshots.consolidate(vm, task)
+
+
+def _user(call: Call) -> str:
+    return call.caller.user
 
 
 def _vm(call: Call) -> VirtualMachine:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lab.vcenter.dispatch import Dispatcher
+from lab.vcenter.faults import FaultName, FaultRequest
 from lab.vcenter.folder import DatastoreFiles, FileReply
 from lab.vcenter.service_content import SERVICE_VERSIONS
 from lab.vcenter.sessions import COOKIE_NAME, Session
@@ -68,9 +69,25 @@ class _Handler(BaseHTTPRequestHandler):
         except BadRequestError as error:
             self._send(500, render_fault(vmodl.fault.InvalidRequest(msg=str(error))), "text/xml; charset=utf-8")
             return
+        fault = self.server.dispatcher.wire_fault(request)
+        if fault is not None and fault.name is not FaultName.DROP_REPLY:
+            self._answer_instead(fault)
+            return
         agent = self.headers.get("User-Agent", "")
         reply = self.server.dispatcher.answer(request, self._cookie(), str(self.client_address[0]), agent)
+        if fault is not None:
+            self.close_connection = True
+            return
         self._send(reply.status, reply.body, "text/xml; charset=utf-8", reply.opened)
+
+    def _answer_instead(self, fault: FaultRequest) -> None:
+        """Do what was asked for to a request that is not carried out."""
+        if fault.name is FaultName.HTTP_ERROR:
+            self._send(fault.status, b"<html>Service Unavailable</html>", "text/html")
+        elif fault.name is FaultName.NO_SOAP:
+            self._send(200, b"Welcome to another server.", "text/plain")
+        else:
+            self.close_connection = True
 
     def _read_body(self) -> bytes | None:
         """Return the request's body, sent with its length or in chunks (govc does); None if it is too large or cut off."""

@@ -15,13 +15,18 @@ from azure.core.exceptions import ClientAuthenticationError, HttpResponseError, 
 
 from deltaferry.azure.accounts import StorageAccount, account_name
 from deltaferry.azure.credentials import AccountKey, CheckedCredential, ServicePrincipal, StaticToken
-from deltaferry.azure.errors import ARM_BY_CODE, ARM_BY_STATUS, STORE_BY_CODE, STORE_BY_STATUS, arm_error, retry_after
+from deltaferry.azure.errors import ARM_BY_CODE, ARM_BY_STATUS, arm_error, retry_after
+from deltaferry.azure.fault_table import BEING_DELETED
 from deltaferry.azure.object_store import BlobObjectStore
 from deltaferry.model.errors import CATALOGUE, DeltaferryError, ErrorKind
 from deltaferry.model.replication import Store
+from deltaferry.model.store_faults import STORE_FAULTS
 
 from .conftest import RunningAzurite
 
+HERE = [row for row in (*STORE_FAULTS, BEING_DELETED) if row.kind and row.name != "seed-missing"]
+STORE_BY_CODE = {code: row.kind for row in HERE for code in row.codes}
+STORE_BY_STATUS = {status: row.kind for row in HERE for status in row.statuses}
 SECRET = "c2VjcmV0IGFjY291bnQga2V5"
 
 
@@ -98,9 +103,9 @@ def test_the_sdks_own_retries_are_few(scripted: Scripted) -> None:
     assert scripted.requests == 2
 
 
-def test_a_reply_that_is_none_of_these_is_internal(scripted: Scripted) -> None:
+def test_a_reply_that_is_none_of_these_is_a_failure_of_azures_and_no_reason_for_a_repair(scripted: Scripted) -> None:
     scripted.status, scripted.headers = 418, {"x-ms-error-code": "Teapot"}
-    assert failure(scripted).kind is ErrorKind.INTERNAL
+    assert failure(scripted).kind is ErrorKind.AZURE_FAILED
 
 
 def test_a_reply_that_breaks_off_is_unreachable(scripted: Scripted) -> None:

@@ -229,3 +229,39 @@ def test_deleting_a_container_removes_blobs_with_snapshots(seeds: PageBlobSeeds,
 
 def test_the_url_for_the_import_carries_no_signature(azurite: RunningAzurite, seeds: PageBlobSeeds) -> None:
     assert seeds.url("df-seed-1", NAME) == f"{azurite.url}/df-seed-1/{NAME}"
+
+
+def ranges(seeds: PageBlobSeeds, container: str, offset: int, length: int) -> list[tuple[int, int]]:
+    found = seeds.present_ranges(container, NAME, offset, length)
+    return [(extent.offset_bytes, extent.length_bytes) for extent in found]
+
+
+def test_present_are_the_pages_that_were_written_and_not_cleared_inside_the_range(seeds: PageBlobSeeds, container: str) -> None:
+    seeds.create_seed(container, NAME, SIZE)
+    assert ranges(seeds, container, 0, SIZE) == []
+    for offset in (0, 8 * SECTOR, 2048 * SECTOR):
+        assert put_page(seeds, container, 0, b"x" * 4 * SECTOR, offset) == 201
+    seeds.account.client.get_blob_client(container, NAME).clear_page(9 * SECTOR, SECTOR)
+    present = {
+        sector for at, length in ranges(seeds, container, 0, SIZE) for sector in range(at // SECTOR, (at + length) // SECTOR)
+    }
+    assert present == {0, 1, 2, 3, 8, 10, 11, 2048, 2049, 2050, 2051}
+    assert ranges(seeds, container, 2 * SECTOR, 7 * SECTOR) == [(2 * SECTOR, 2 * SECTOR), (8 * SECTOR, SECTOR)]
+
+
+def test_a_range_is_asked_for_in_windows_without_losing_or_repeating_a_page(
+    seeds: PageBlobSeeds, container: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deltaferry.azure.seeds._RANGES_WINDOW", 4 * SECTOR)
+    seeds.create_seed(container, NAME, SIZE)
+    assert put_page(seeds, container, 0, b"x" * 9 * SECTOR, 2 * SECTOR) == 201
+    found = ranges(seeds, container, SECTOR, 30 * SECTOR)
+    assert sum(length for _, length in found) == 9 * SECTOR
+    assert [at for at, _ in found] == sorted({at for at, _ in found})
+    assert (found[0][0], sum(found[-1])) == (2 * SECTOR, 11 * SECTOR)
+
+
+def test_the_pages_of_a_missing_seed_are_a_missing_seed(seeds: PageBlobSeeds, container: str) -> None:
+    with pytest.raises(DeltaferryError) as caught:
+        ranges(seeds, container, 0, SECTOR)
+    assert caught.value.kind is ErrorKind.SEED_MISSING

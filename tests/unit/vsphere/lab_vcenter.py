@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import read_object
@@ -21,7 +21,7 @@ from lab.nbd_guest import GuestDisk
 
 ODD_BYTES = (1 << 20) + 37 * 512
 DATASTORE_BYTES = 1 << 34
-FILLERS = 110
+FILLERS = 190
 USER = "administrator@vsphere.local"
 SPECIAL_USER = "dömain\\svc & co"
 PASSWORD = "p&ss;\"'^\\%<wörd>£ ]]> €"
@@ -180,6 +180,27 @@ class LabVcenter:
     def order(self, name: str, vm: str, *, count: int = 1) -> None:
         """Let the next operations on a VM go wrong in a way that the lab knows by name."""
         self._control.call("POST", "/faults", {"name": name, "vm": self.moref(vm), "count": count})
+
+    def ask_named(self, name: str, vm: str = "", *, host: str = "") -> None:
+        """Ask for the fault of a row of the fault table."""
+        self._control.call("POST", "/named-faults", {"name": name, "vm": self.moref(vm) if vm else "", "host": host})
+
+    def pending_faults(self) -> int:
+        """How many faults were asked for and not met yet."""
+        return len(cast("list[object]", self._control.call("GET", "/faults")["faults"]))
+
+    def clear_nbd(self) -> None:
+        """Let every host serve as it should again."""
+        for host in self._nbd:
+            self._control.call("DELETE", f"/hosts/{host}/nbd")
+            self._control.call("POST", f"/hosts/{host}/nbd", {"max_connections": 8})
+
+    def nbd_addresses(self) -> dict[str, tuple[str, int]]:
+        return {host: ("127.0.0.1", port) for host, port in self._nbd.items()}
+
+    def move(self, vm: str, host: str) -> None:
+        """Move a VM to another host."""
+        self._control.call("POST", f"/vms/{self.moref(vm)}/move", {"host": host})
 
     def clear_faults(self) -> None:
         self._control.call("DELETE", "/faults")
