@@ -59,6 +59,8 @@ class LabSettings:
     with_ui: bool = True
     min_interval: timedelta = timedelta(seconds=5)
     max_interval: timedelta = timedelta(hours=12)
+    off_hours: str = "Monday;0:00;7d"
+    """The whole week: an automatic resync never waits."""
     chunk_max: timedelta = timedelta(minutes=15)
     chunk_max_bytes: int = 256 * MIB
     """Of one disk; small, so that the initial replication shows progress and its log stays small."""
@@ -69,3 +71,5 @@ class LabSettings:
     disks_per_host: int = 8
     snapshots_per_datastore: int = 15
     log_level: str = "info"
+    chaos_seed: int | None = None
+    """With a seed, the chaos proxy stands between the workers and all that they speak with."""

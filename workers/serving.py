@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import zoneinfo
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -23,11 +24,15 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 from activities.apply import Apply
 from activities.archive import Archive
 from activities.cleanup import SourceCleanup, TargetCleanup
+from activities.disk_changes import DiskChanges
+from activities.off_hours import OffHours
 from activities.prerequisites import SourceChecks, TargetChecks
+from activities.resync import ResyncSource, ResyncTarget
 from activities.site import SiteActivities
 from activities.snapshots import Snapshots
 from activities.source_power import SourcePower
 from activities.target_vm import TargetVmActivities
+from activities.tracking import Tracking
 from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -68,7 +73,7 @@ class Serving:
 def control_queues(settings: Settings) -> list[Serving]:
     """Return what a control worker serves: all workflows, and light activities."""
     site = SiteActivities({name: site_profile(settings, name) for name in settings.sites})
-    return [Serving(names.CONTROL_QUEUE, [site.describe_site], 8, WORKFLOWS)]
+    return [Serving(names.CONTROL_QUEUE, [site.describe_site, OffHours().next_off_hours], 8, WORKFLOWS)]
 
 
 def source_queues(settings: Settings, closers: list[Callable[[], None]], only_transfer: str | None = None) -> list[Serving]:
@@ -80,15 +85,19 @@ def source_queues(settings: Settings, closers: list[Callable[[], None]], only_tr
     for name in settings.sites:
         sites[name], close = build_site(settings, name)
         closers.append(close)
-    transfers = Transfer(sites)
+    resync = ResyncSource(sites)
+    reading: list[Callable[..., Any]] = [Transfer(sites).transfer, resync.compare_source]
     if only_transfer is not None:
-        return [Serving(names.transfer_queue(only_transfer), [transfers.transfer], _DISKS_PER_APPLIANCE)]
+        return [Serving(names.transfer_queue(only_transfer), reading, _DISKS_PER_APPLIANCE)]
     checks, snapshots, power, cleanup = SourceChecks(sites), Snapshots(sites), SourcePower(sites), SourceCleanup(sites)
     steps: list[Callable[..., Any]] = [
         checks.check_source,
         snapshots.prepare_source,
         snapshots.begin_cycle,
+        resync.begin_resync,
         snapshots.release_snapshot,
+        Tracking(sites).reset_tracking,
+        DiskChanges(sites).read_disks,
         power.read_power,
         power.shut_down_source,
         power.guard_source,
@@ -97,7 +106,7 @@ def source_queues(settings: Settings, closers: list[Callable[[], None]], only_tr
     ]
     queues = [Serving(names.vsphere_queue(name), steps, _VSPHERE_THREADS) for name in sites]
     appliances = dict.fromkeys(site.appliance for site in settings.sites.values())
-    queues += [Serving(names.transfer_queue(name), [transfers.transfer], _DISKS_PER_APPLIANCE) for name in appliances]
+    queues += [Serving(names.transfer_queue(name), reading, _DISKS_PER_APPLIANCE) for name in appliances]
     return queues
 
 
@@ -110,10 +119,12 @@ def target_queues(settings: Settings, client: Client) -> list[Serving]:
         TargetCleanup(targets),
         Archive(targets, client),
     )
-    checks, vm = TargetChecks(targets), TargetVmActivities(targets)
+    checks, vm, resync = TargetChecks(targets), TargetVmActivities(targets), ResyncTarget(targets)
     beside_stores: list[Callable[..., Any]] = [
         apply.prepare_target,
         apply.apply,
+        resync.check_seed,
+        resync.plan_resync,
         verification.verify_chunks,
         verification.seal_cycle,
         verification.settle_cycle,
@@ -155,6 +166,8 @@ async def serve(
     ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve a role's queues until SIGTERM or SIGINT, then let running steps end within the grace time."""
+    # The time-zone rules of the pinned tzdata package count, not those of the machine: the same on every worker.
+    zoneinfo.reset_tzpath(to=())
     workflow.logger.workflow_info_on_message = False
     activity.logger.activity_info_on_message = False
     client = await connect(settings)

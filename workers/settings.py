@@ -18,6 +18,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import INSTALLATION_PATTERN
 from deltaferry.planning.schedule import MAXIMUM_INTERVAL, MINIMUM_INTERVAL
 from deltaferry.planning.slots import SlotLimits
+from deltaferry.planning.windows import DEFAULT_OFF_HOURS
 from workers.settings_file import decode, find_file
 from workers.settings_target import (
     AccountSettings,
@@ -37,8 +38,10 @@ from workers.settings_types import (
     FrozenTable,
     HttpsUrl,
     Name,
+    Period,
     Secret,
     TimeZone,
+    WeeklyWindows,
     Word,
     refused,
 )
@@ -53,6 +56,7 @@ _LONGEST_CHUNK = timedelta(minutes=15)
 """Spec §3: every transfer is cut in chunks of at most 15 minutes."""
 
 _Count = Annotated[int, Field(ge=1, le=100_000)]
+_Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 def _installation_id(value: str) -> str:
@@ -192,6 +196,13 @@ class SiteSettings:
     ca_file: AbsolutePath | None = None
     """PEM file of the authorities to trust; the machine's own trust store where left out."""
     time_zone: TimeZone = "UTC"
+    """IANA name; the site's windows are local times of it."""
+    off_hours: WeeklyWindows = DEFAULT_OFF_HOURS
+    """When automatic resyncs may start; empty: never by themselves."""
+    sample_share: _Share = 0.001
+    """How much of the blocks that change tracking calls unchanged each cycle compares nevertheless, from 0 to 1."""
+    scrub_every: Period = timedelta(days=30)
+    """How often the seed disks are read whole and compared with what was committed; zero: only on request."""
     min_interval: Duration = MINIMUM_INTERVAL
     max_interval: Duration = MAXIMUM_INTERVAL
     nbd: NbdSettings | None = None

@@ -3,6 +3,7 @@
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date, time
@@ -22,6 +23,8 @@ _FILE_NAME = "deltaferry.toml"
 _VARIABLE = "DELTAFERRY_CONFIG"
 _MAX_FILE_BYTES = 1024 * 1024
 _MAX_DEPTH = 12
+_KEY_TOO_DEEP = re.compile(r"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){64}""")
+"""A key of so many parts, which no setting has; the standard library's parser takes quadratic time for it."""
 
 _WRITE: Mapping[str, str] = {
     "id": 'id = "prod"',
@@ -36,6 +39,9 @@ _WRITE: Mapping[str, str] = {
     "key": f"key = {HOW_TO_WRITE}",
     "ca_file": 'ca_file = "/etc/ssl/private-ca.pem"',
     "time_zone": 'time_zone = "Europe/London"',
+    "off_hours": 'off_hours = "Monday;22:00;8h | Saturday;0:00;2d", or "" for never',
+    "sample_share": "sample_share = 0.001 (from 0 to 1)",
+    "scrub_every": 'scrub_every = "30d", or "never"',
     "min_interval": 'min_interval = "PT1H" or "1h"',
     "max_interval": 'max_interval = "PT12H" or "12h"',
     "chunk_max": 'chunk_max = "PT15M" or less',
@@ -96,6 +102,8 @@ _PROBLEMS: Mapping[str, str] = {
     "missing": "is missing",
     "bool_type": "is not true or false",
     "int_type": "is not a whole number",
+    "float_type": "is not a number",
+    "finite_number": "is not a finite number",
     "string_type": "is not a string",
     "enum": "is not one of the values it can have",
     "literal_error": "is not one of the values it can have",
@@ -133,7 +141,10 @@ def decode(data: bytes, file: str, settings: TypeAdapter[T]) -> T:
     if len(data) > _MAX_FILE_BYTES:
         raise _bad(f"{file} is larger than 1 MiB: it is not a settings file.")
     try:
-        table = tomllib.loads(data.decode("utf-8"))
+        text = data.decode("utf-8")
+        if _KEY_TOO_DEEP.search(text):
+            raise _bad(f"{file} is not a settings file: a key in it has more than 64 parts.")
+        table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _bad(f"{file} is not a TOML file: {error}.") from None
     except UnicodeDecodeError:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from deltaferry.planning.windows import parse_windows
 from workers.secrets import SecretRef, is_reference
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -76,6 +77,15 @@ def _duration(value: Any) -> timedelta:
     if duration is None or duration <= timedelta(0):
         raise refused("is not a duration above zero")
     return duration
+
+
+def _period(value: Any) -> timedelta:
+    if value == "never":
+        return timedelta(0)
+    try:
+        return _duration(value)
+    except PydanticCustomError:
+        raise refused("is neither a duration above zero nor `never`") from None
 
 
 def _host_port(value: Any) -> HostPort:
@@ -159,11 +169,21 @@ def _time_zone(value: str) -> str:
     return value
 
 
+def _windows(value: str) -> str:
+    try:
+        parse_windows(value)
+    except ValueError as error:
+        raise refused(f"cannot be read: {str(error).removesuffix('.')}") from None
+    return value
+
+
 def _frozen(value: dict[str, Any]) -> MappingProxyType[str, Any]:
     return MappingProxyType(value)
 
 
 Duration = Annotated[timedelta, PlainValidator(_duration)]
+Period = Annotated[timedelta, PlainValidator(_period)]
+"""How often something is done; `never` is zero."""
 Endpoint = Annotated[HostPort, PlainValidator(_host_port)]
 Secret = Annotated[SecretRef, PlainValidator(_secret)]
 AbsolutePath = Annotated[Path, PlainValidator(_file)]
@@ -173,5 +193,7 @@ HttpsUrl = Annotated[str, BeforeValidator(_https_url)]
 Name = Annotated[str, AfterValidator(_name)]
 Word = Annotated[str, AfterValidator(_word)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
+WeeklyWindows = Annotated[str, AfterValidator(_windows)]
+"""Weekly windows in the grammar of `deltaferry.planning.windows`, kept as their text: workflows carry it."""
 FrozenTable = AfterValidator(_frozen)
 """Makes a table of named entries read-only."""

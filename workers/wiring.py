@@ -51,6 +51,10 @@ def site_profile(settings: Settings, name: str) -> SiteProfile:
         disks_per_appliance=site.limits.disks_per_appliance,
         disks_per_host=site.limits.disks_per_host,
         snapshots_per_datastore=site.limits.snapshots_per_datastore,
+        time_zone=site.time_zone,
+        off_hours=site.off_hours,
+        sample_share=site.sample_share,
+        scrub_every=site.scrub_every,
     )
 
 
@@ -96,6 +100,7 @@ def build_target(settings: Settings, name: str) -> Target:
         cloud=AzureTarget(ArmClients(arm), target.seed.resource_id or ""),
         plane=data_plane(settings),
         defaults=TargetDefaults(target.resource_group, target.network, target.subnet, target.vm_size, target.disk_sku),
+        chunk_max=settings.transfer.chunk_max,
     )
 
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.planning.windows import DEFAULT_OFF_HOURS
 from workers.secrets import SecretRef
 from workers.settings import (
     ClientSecretCredential,
@@ -24,6 +25,7 @@ from workers.settings import (
 )
 from workers.settings_file import decode
 from workers.settings_types import HostPort, parse_duration, parse_host_port
+from workers.wiring import site_profile
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "deltaferry.toml"
 
@@ -102,10 +104,10 @@ def test_every_default_in_the_example_is_the_default() -> None:
     commented = [
         line[2:]
         for line in EXAMPLE.read_text().splitlines()
-        if line.startswith("# min_interval") or line.startswith("# max_interval")
+        if line.startswith(("# min_interval", "# max_interval", "# off_hours", "# sample_share", "# scrub_every"))
     ]
     commented += [line[2:] for line in EXAMPLE.read_text().splitlines() if line.startswith(("# disk_sku", "# arm_endpoint"))]
-    assert len(commented) == 4
+    assert len(commented) == 6
     text = EXAMPLE.read_text()
     for line in commented:
         text = text.replace(f"# {line}", line)
@@ -164,7 +166,15 @@ def test_a_target_without_credential_uses_azures_own_chain() -> None:
         ('min_interval = "3s"', 'min_interval = "0s"', "is not a duration above zero"),
         ('min_interval = "3s"', "min_interval = 3", "is not a duration above zero"),
         ('min_interval = "3s"', 'min_interval = "13h"', "min_interval above its max_interval"),
-        ('time_zone = "Europe/London"', 'time_zone = "Europe/Londinium"', "is not an IANA time zone"),
+        ('time_zone = "Europe/London"', 'time_zone = "Europe/Londinium"', '[sites.lab] time_zone is not an IANA time zone. Write time_zone = "Europe/London".'),
+        ('time_zone = "Europe/London"', 'time_zone = "../hunter2"', "is not an IANA time zone"),
+        ('target = "lab"', 'target = "lab"\noff_hours = "Monday;7:00;7h | hunter2;7:00;7h"', "[sites.lab] off_hours cannot be read: Window 2 has a day that is not a day of the week. Write Monday,"),
+        ('target = "lab"', 'target = "lab"\noff_hours = 22', '[sites.lab] off_hours is not a string. Write off_hours = "Monday;22:00;8h'),
+        ('target = "lab"', 'target = "lab"\nsample_share = 1.5', "[sites.lab] sample_share is too large. Write sample_share = 0.001 (from 0 to 1)."),
+        ('target = "lab"', 'target = "lab"\nsample_share = -0.1', "[sites.lab] sample_share is too small."),
+        ('target = "lab"', 'target = "lab"\nsample_share = nan', "[sites.lab] sample_share is not a finite number."),
+        ('target = "lab"', 'target = "lab"\nsample_share = "1%"', "[sites.lab] sample_share is not a number."),
+        ('target = "lab"', 'target = "lab"\nsample_share = true', "[sites.lab] sample_share is not a number."),
         ("plaintext = true", "plaintext = false", "[sites.lab.nbd] plaintext is not one of the values"),
         ("plaintext = true", "", "[sites.lab.nbd] plaintext is missing"),
         ('"127.0.0.1:10809"', '"127.0.0.1"', '[sites.lab.nbd.hosts] "esxi-1.lab" is not a host and a port. Write hosts ='),
@@ -188,6 +198,17 @@ def test_a_mistake_is_a_sentence_that_names_file_table_and_key(old: str, new: st
     assert detail.startswith("deltaferry.toml: ")
     assert detail.endswith((".", "?"))
     assert "hunter2" not in detail
+
+
+def test_windows_and_sample_of_a_site_reach_its_profile() -> None:
+    given_ones = 'target = "lab"\noff_hours = "sunday; 0:00; 1d"\nsample_share = 1'
+    by_default, as_given = (site_profile(parse(text), "lab") for text in (LAB, changed('target = "lab"', given_ones)))
+    assert (by_default.off_hours, by_default.sample_share) == (DEFAULT_OFF_HOURS, 0.001)
+    assert (as_given.time_zone, as_given.off_hours, as_given.sample_share) == ("Europe/London", "sunday; 0:00; 1d", 1.0)
+
+
+def test_without_off_hours_automatic_resyncs_never_start() -> None:
+    assert parse(changed('target = "lab"', 'target = "lab"\noff_hours = ""')).sites["lab"].off_hours == ""
 
 
 def test_every_mistake_is_reported_at_once() -> None:
