@@ -1,5 +1,5 @@
 # Every target sets up what it needs; a second run installs nothing.
-# make demo | test | check | chaos | lab | help
+# make demo | test | check | chaos | bench | lab | help
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 AZURITE := lab/front/node_modules/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos lab setup clean
+.PHONY: help demo test check chaos bench bench-data lab setup clean
 
 help: ## Say what there is
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(INSTALLED) $(AZURITE) ## Install everything from the lock files: Python packages and Azurite
 
@@ -47,5 +47,10 @@ test: setup ## Everything but the enumerated faults: unit, workflows, replay, en
 chaos: setup ## The enumerated faults, which take longer
 	@$(BIN)/python -m pytest -m chaos
 
+bench: bench-data ## Every benchmark: measured side by side on this machine, a table, and .bench/results.json
+
+bench-data: setup ## The data plane's speed
+	@$(BIN)/python -m tests.bench data
+
 clean: ## Remove what was installed and what labs left behind
-	@rm -rf $(VENV) .lab lab/front/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@rm -rf $(VENV) .lab .bench lab/front/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,10 +8,11 @@ import http.client
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
@@ -110,6 +111,19 @@ class BlobClient:
         """Read an object into the front of a buffer; return its size. Raises SEGMENT_DAMAGED if it is larger."""
         return self._checked("GET", name, {}, into=buffer).length
 
+    def read_range(self, name: str, offset_bytes: int, buffer: memoryview, pacer: Pacer) -> None:
+        """Fill a buffer with a blob's bytes from an offset on. Raises STORE_UNREACHABLE where the blob ends before."""
+        headers = {"Range": f"bytes={offset_bytes}-{offset_bytes + len(buffer) - 1}"}
+        try:
+            length = self._call("GET", name, headers, into=buffer, pacer=pacer).length
+        except Refused as refusal:
+            raise self._error(refusal, name) from None
+        if length != len(buffer):
+            raise DeltaferryError(
+                ErrorKind.STORE_UNREACHABLE,
+                f"{self._host}{self._path}/{name} has {length} of {len(buffer)} bytes at {offset_bytes}",
+            )
+
     def put_page(self, name: str, offset_bytes: int, data: memoryview, fence: int, pacer: Pacer) -> None:
         """Write at most 4 MiB of whole sectors to a page blob that carries this number. Raises FENCED for another."""
         if len(data) > BLOCK:
@@ -168,19 +182,38 @@ class BlobClient:
         pacer: Pacer | None = None,
     ) -> _Reply:
         """Send a request until it is answered for good. Raises Refused for the service's no, or STORE_UNREACHABLE."""
-        retrying = Retrying(
-            retry=retry_if_exception(_may_pass),
-            wait=_wait,
-            stop=stop_before_delay(self._limits.retry_for_s),
-            reraise=True,
-        )
         target = f"{self._path}/{quote(name)}?{f'comp={comp}&' if comp else ''}{self._query}"
+        attempt = partial(self._attempt, method, target, headers, body, into, pacer)
+        began_s = time.monotonic()
         try:
-            return retrying(self._attempt, method, target, headers, body, into, pacer)
+            try:
+                return attempt()
+            except (Refused, Unanswered) as failure:
+                if not _may_pass(failure):
+                    raise
+                return self._again(attempt, failure, self._limits.retry_for_s - (time.monotonic() - began_s))
         except Unanswered as failure:
             raise DeltaferryError(
                 ErrorKind.STORE_UNREACHABLE, f"{method} {self._host}{self._path}/{name} was not answered: {failure.reason}"
             ) from None
+
+    @staticmethod
+    def _again(attempt: Callable[[], _Reply], failure: Refused | Unanswered, left_s: float) -> _Reply:
+        """Repeat an attempt that failed, with its waits. Only here, because they cost as much as sending a small request."""
+        failures = [failure]
+
+        def next_attempt() -> _Reply:
+            if failures:
+                raise failures.pop()
+            return attempt()
+
+        retrying = Retrying(
+            retry=retry_if_exception(_may_pass),
+            wait=_wait,
+            stop=stop_before_delay(max(0.0, left_s)),
+            reraise=True,
+        )
+        return retrying(next_attempt)
 
     def _attempt(
         self,
@@ -192,7 +225,9 @@ class BlobClient:
         pacer: Pacer | None,
     ) -> _Reply:
         if pacer is not None:
-            time.sleep(pacer.reserve(len(body) if body is not None else 0))
+            wait_s = pacer.reserve(len(body) if body is not None else len(into) if into is not None else 0)
+            if wait_s > 0:  # even a sleep of nothing gives the processor away
+                time.sleep(wait_s)
         connection = self._connection()
         complete = False
         try:

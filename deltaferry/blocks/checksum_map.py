@@ -100,6 +100,13 @@ def empty_chunk(number: int, capacity_bytes: int) -> ChecksumChunk:
     return ChecksumChunk(number, UNKNOWN * max(0, min(granules, CHUNK_GRANULES)))
 
 
+def sized(chunk: ChecksumChunk, capacity_bytes: int) -> ChecksumChunk:
+    """Return a chunk of a disk that may have grown since: what was added is unknown."""
+    return ChecksumChunk(
+        chunk.number, chunk.checksums + empty_chunk(chunk.number, capacity_bytes).checksums[len(chunk.checksums) :]
+    )
+
+
 def merge(chunk: ChecksumChunk, updates: GranuleUpdates) -> ChecksumChunk:
     """Return a chunk with the updates that concern it; the others are left to their own chunks."""
     start = chunk.number * CHUNK_GRANULES

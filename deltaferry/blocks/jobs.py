@@ -13,18 +13,19 @@ from deltaferry.blocks.blob_http import HttpLimits
 from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import AppliedDisk, ApplyJob, DataProgress, SendJob, SentDisk
+from deltaferry.ports import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
 
 _LENGTH = struct.Struct(">Q")
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a data process works. Memory is about 13 MiB a thread."""
+    """How a data process works. Memory is about 13 MiB for each segment that buffers are in use for."""
 
     threads_per_disk: int = 8
+    """For how many segments of one disk buffers are in use at a time."""
     threads: int = 16
-    """All disks of a job together."""
+    """The same for all disks of a job together."""
     page_blob_bytes_per_s: float = DEFAULT_BYTES_PER_S
     nbd_timeout_s: float = DEFAULT_TIMEOUT_S
     http: HttpLimits = field(default_factory=HttpLimits)
@@ -34,7 +35,7 @@ class Settings:
 class Task:
     """The one frame that a data process reads. It holds the secrets: its repr does not."""
 
-    job: SendJob | ApplyJob = field(repr=False)
+    job: SendJob | ApplyJob | CompareJob | CheckJob = field(repr=False)
     settings: Settings
 
 
@@ -42,7 +43,7 @@ class Task:
 class Outcome:
     """The last frame of a data process that did its job."""
 
-    disks: tuple[SentDisk, ...] | tuple[AppliedDisk, ...]
+    disks: tuple[SentDisk, ...] | tuple[AppliedDisk, ...] | tuple[ScrubbedDisk, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -167,9 +167,13 @@ class NbdClient:
                 self._submit(request)
                 submitted.append(request)
         finally:
+            done = 0
             with self._changed:
-                while not all(request.done for request in submitted) and self._failure is None:
-                    self._changed.wait()
+                while done < len(submitted) and self._failure is None:
+                    if submitted[done].done:
+                        done += 1
+                    else:
+                        self._changed.wait()
         for request in submitted:
             if request.error is not None:
                 raise request.error

@@ -34,6 +34,8 @@ _OPT_GO, _OPT_STRUCTURED_REPLY, _OPT_SET_META_CONTEXT = 7, 8, 10
 _REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR_BIT = 1, 3, 4, 1 << 31
 _INFO_EXPORT = 0
 _MAX_OPTION_REPLY = 64 * 1024
+_MAX_OPTION_REPLIES = 256
+"""To one option: far more than servers send, so that a handshake ends whatever a server does."""
 _CONTEXT = b"base:allocation"
 _READ_ONLY = 2
 
@@ -82,7 +84,7 @@ def negotiate(connection: socket.socket, export: str) -> Export:
     request = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
     _send_option(connection, _OPT_GO, request)
     size = transmission_flags = None
-    while True:
+    for _ in range(_MAX_OPTION_REPLIES):
         kind, body = _receive_option_reply(connection, _OPT_GO)
         if kind == _REP_INFO and len(body) >= 2:
             if struct.unpack_from(">H", body)[0] == _INFO_EXPORT and len(body) == 12:
@@ -91,6 +93,8 @@ def negotiate(connection: socket.socket, export: str) -> Export:
             break
         else:
             raise read_failed(f"the NBD server refused the export (option reply {kind:#x})")
+    else:
+        raise _endless()
     if size is None or transmission_flags is None or size >> 63:
         raise read_failed("the NBD server did not say how large the export is")
     return Export(size, bool(transmission_flags & _READ_ONLY), structured, context)
@@ -106,7 +110,7 @@ def _choose_context(connection: socket.socket, name: bytes) -> int | None:
     query = struct.pack(">I", len(name)) + name + struct.pack(">II", 1, len(_CONTEXT)) + _CONTEXT
     _send_option(connection, _OPT_SET_META_CONTEXT, query)
     context = None
-    while True:
+    for _ in range(_MAX_OPTION_REPLIES):
         kind, body = _receive_option_reply(connection, _OPT_SET_META_CONTEXT)
         if kind == _REP_META_CONTEXT and body[4:] == _CONTEXT:
             context = struct.unpack_from(">I", body)[0]
@@ -116,6 +120,11 @@ def _choose_context(connection: socket.socket, name: bytes) -> int | None:
             return None
         elif kind != _REP_META_CONTEXT:
             raise read_failed(f"the NBD server answered a question for block status with option reply {kind:#x}")
+    raise _endless()
+
+
+def _endless() -> DeltaferryError:
+    return read_failed("the NBD server's handshake does not end")
 
 
 def _send_option(connection: socket.socket, option: int, body: bytes) -> None:

@@ -18,6 +18,8 @@ MAX_REQUEST_BYTES = 2 * MIB
 _MAX_ERROR_BYTES = 64 * 1024
 _MAX_STATUS_BYTES = 1024 * 1024
 _ZEROS = bytes(MAX_REQUEST_BYTES)
+_MAX_CHUNKS = MAX_REQUEST_BYTES // 512 + 16
+"""To one request: a chunk for each sector and some without data, so that a reply ends whatever a server sends."""
 
 
 def malformed(what: str) -> DeltaferryError:
@@ -38,6 +40,8 @@ class Request:
     statuses: list[tuple[int, int]] = field(default_factory=list)
     """(length, flags) of each range that a block status reply described."""
     _filled: list[tuple[int, int]] = field(default_factory=list)
+    _filled_bytes: int = 0
+    _chunks: int = 0
 
     @property
     def in_flight_bytes(self) -> int:
@@ -54,6 +58,9 @@ class Request:
 
     def take_chunk(self, connection: socket.socket, kind: int, length: int, context: int | None) -> None:
         """Take the body of one chunk of a structured reply."""
+        self._chunks += 1
+        if self._chunks > _MAX_CHUNKS:
+            raise malformed("a reply does not end")
         if kind == wire.REPLY_NONE and length == 0:
             return
         if kind == wire.REPLY_OFFSET_DATA and length > 8:
@@ -104,5 +111,8 @@ class Request:
         """Return the part of a read's buffer that a chunk is for, and note that it is filled."""
         if self.command != wire.CMD_READ or self.buffer is None or start < 0 or start + length > self.length_bytes:
             raise malformed("data outside the range that was asked for")
+        self._filled_bytes += length
+        if self._filled_bytes > self.length_bytes:
+            raise malformed("chunks of a read overlap")
         self._filled.append((start, length))
         return self.buffer[start : start + length]

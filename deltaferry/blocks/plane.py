@@ -21,10 +21,11 @@ from deltaferry.blocks.jobs import Failure, FrameBuffer, Outcome, Settings, Task
 from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.blocks.plan import planned_segments
+from deltaferry.blocks.scrub import nothing_to_read, run_scrub
 from deltaferry.blocks.sector_sets import SectorSet
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE
-from deltaferry.ports import AppliedDisk, ApplyJob, DataProgress, SendJob, SentDisk
+from deltaferry.ports import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0
@@ -58,6 +59,19 @@ class ProcessDataPlane:
             nothing = encode_updates(GranuleRecorder(Hasher(job.data_key).zero_checksum(GRANULE)).build())
             return tuple(AppliedDisk(disk.disk_key, SectorSet().encode(), (), nothing, 0, 0, 0) for disk in job.disks)
         return cast("tuple[AppliedDisk, ...]", self._run(Task(job, self._settings), progress).disks)
+
+    def compare(self, job: CompareJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
+        """Compare snapshots with their checksum maps. See `DataPlane.compare`. Without anything to read, no process is started."""
+        return self._scrub(job, progress)
+
+    def check(self, job: CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
+        """Compare seed disks with their checksum maps. See `DataPlane.check`. Without anything to read, no process is started."""
+        return self._scrub(job, progress)
+
+    def _scrub(self, job: CompareJob | CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
+        if nothing_to_read(job):
+            return run_scrub(job, self._settings, progress)
+        return cast("tuple[ScrubbedDisk, ...]", self._run(Task(job, self._settings), progress).disks)
 
     def _run(self, task: Task, progress: Callable[[DataProgress], None]) -> Outcome:
         process = subprocess.Popen(

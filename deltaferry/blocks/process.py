@@ -15,9 +15,10 @@ from typing import BinaryIO
 from deltaferry.blocks.apply import run_apply
 from deltaferry.blocks.jobs import Failure, Frame, Outcome, Task, encode_frame, read_task
 from deltaferry.blocks.killpoints import KillPoint, pass_point
+from deltaferry.blocks.scrub import run_scrub
 from deltaferry.blocks.send import run_send
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import DataProgress, SendJob
+from deltaferry.ports import ApplyJob, DataProgress, SendJob
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE = 1
@@ -54,7 +55,9 @@ def _carry_out(task: Task, out: BinaryIO) -> Frame:
     try:
         if isinstance(task.job, SendJob):
             return Outcome(run_send(task.job, task.settings, report))
-        return Outcome(run_apply(task.job, task.settings, report))
+        if isinstance(task.job, ApplyJob):
+            return Outcome(run_apply(task.job, task.settings, report))
+        return Outcome(run_scrub(task.job, task.settings, report))
     except DeltaferryError as error:
         return Failure.of(error)
     except Exception as error:

@@ -23,6 +23,10 @@ _COUNT = struct.Struct("<QI")
 _MAX_WORDS = 1 << 28
 """2 GiB of words: more than any record of an 8 TiB disk needs, so that a hostile length cannot exhaust memory."""
 
+_MAX_WINDOW_BYTES = 8 << 20
+"""What a decoder may take for a frame's window; `put_words` needs 2 MiB."""
+_PIECE_BYTES = 1 << 20
+
 RECORD_OVERHEAD = _HEAD.size + _DIGEST
 
 
@@ -92,16 +96,26 @@ class BodyReader:
         words = array("Q")
         if count == 0:
             return words
-        try:
-            raw = zstandard.ZstdDecompressor().decompress(bytes(frame), max_output_size=count * _WORD)
-        except zstandard.ZstdError as error:
-            raise self.damaged("a list cannot be decompressed") from error
-        if len(raw) != count * _WORD:
-            raise self.damaged("a list has another length than it says")
+        raw = self._decompressed(bytes(frame), count * _WORD)
         words.frombytes(raw)
         if sys.byteorder == "big":
             words.byteswap()
         return words
+
+    def _decompressed(self, frame: bytes, length: int) -> bytearray:
+        """Return a frame's content, piece by piece: memory is taken for what is there, not for what the frame claims."""
+        raw = bytearray()
+        try:
+            if zstandard.frame_content_size(frame) != length:
+                raise self.damaged("a list has another length than it says")
+            with zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES).stream_reader(frame) as content:
+                while piece := content.read(min(_PIECE_BYTES, length + 1 - len(raw))):
+                    raw += piece
+        except zstandard.ZstdError as error:
+            raise self.damaged("a list cannot be decompressed") from error
+        if len(raw) != length:
+            raise self.damaged("a list has another length than it says")
+        return raw
 
     def end(self) -> None:
         """Check that nothing is left."""

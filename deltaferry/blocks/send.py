@@ -14,6 +14,7 @@ from deltaferry.blocks.killpoints import KillPoint, pass_point
 from deltaferry.blocks.nbd import NbdClient
 from deltaferry.blocks.packing import SegmentBuffers, SegmentPacker, partial_granules
 from deltaferry.blocks.plan import PlanEntry, decode_plan
+from deltaferry.blocks.pool import SMALL_OBJECT_BYTES, THREADS_PER_BUFFER, Pool
 from deltaferry.blocks.segment import SegmentIdentity
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import StoredSegment
@@ -22,11 +23,14 @@ from deltaferry.ports import DataProgress, SendDisk, SendJob, SentDisk
 
 _SCRATCH_GRANULES = 16
 
+_Within = dict[int, list[tuple[int, memoryview]]]
+"""Granule → (start in it, where its bytes go) for each area that lies in it: such an area is not read by itself."""
+
 
 class _Disk:
     """One disk's transfer: what is left to hand out, and what was done. Counters change under the lock."""
 
-    def __init__(self, disk: SendDisk, job: SendJob, deadline_s: float, nbd_timeout_s: float) -> None:
+    def __init__(self, disk: SendDisk, job: SendJob, deadline_s: float, settings: Settings) -> None:
         self.key = disk.disk_key
         self.capacity_bytes = disk.capacity_bytes
         self.plan = decode_plan(disk.plan)
@@ -35,7 +39,9 @@ class _Disk:
         self._job = job
         self._source = disk
         self._deadline_s = deadline_s
-        self._nbd_timeout_s = nbd_timeout_s
+        self._nbd_timeout_s = settings.nbd_timeout_s
+        self.room = threading.Semaphore(settings.threads_per_disk)
+        """For how many of its segments buffers may be in use: a slow disk leaves the others theirs."""
         self._stored = {segment.number: segment for segment in disk.stored}
         self._lock = threading.Lock()
         self._client: NbdClient | None = None
@@ -108,71 +114,104 @@ class _Disk:
             self._client.close()
 
 
-class _Sender:
-    """One thread's buffers, and the steps of a segment."""
+class _Bench:
+    """The buffers of a segment in work, and what is bound to them."""
 
-    def __init__(self, job: SendJob, disks: list[_Disk], log: BlobClient, hasher: Hasher) -> None:
+    def __init__(self, job: SendJob, hasher: Hasher) -> None:
+        self.buffers = SegmentBuffers()
+        self.packer = SegmentPacker(job.data_key, hasher, self.buffers)
+        self.scratch = memoryview(bytearray(_SCRATCH_GRANULES * GRANULE))
+
+
+class _Sender:
+    """The steps of a segment. Safe to use from several threads."""
+
+    def __init__(self, job: SendJob, disks: list[_Disk], log: BlobClient, hasher: Hasher, benches: Pool[_Bench]) -> None:
         self._job = job
         self._disks = disks
         self._log = log
         self._hasher = hasher
-        self._buffers = SegmentBuffers()
-        self._packer = SegmentPacker(job.data_key, hasher, self._buffers)
-        self._scratch = memoryview(bytearray(_SCRATCH_GRANULES * GRANULE))
+        self._benches = benches
 
     def __call__(self, index: int, number: int) -> None:
         """Carry a segment from the source to the log store."""
         disk = self._disks[index]
-        areas = disk.plan.segment(number)
-        read_bytes = self._read(disk, areas)
-        granules = self._read_granules(disk, partial_granules(areas, disk.capacity_bytes))
-        pass_point(KillPoint.AFTER_READ)
         identity = SegmentIdentity(self._job.replication_id, self._job.cycle_key, disk.key, number, disk.capacity_bytes)
-        stored = self._packer.pack(identity, areas, granules)
-        digest = blake3(stored).digest()
-        segment = StoredSegment(number, digest, len(stored))
-        ours = self._log.put_new(identity.name, stored, digest)
+        with disk.room, self._benches.lend() as bench:
+            stored, read_bytes = self._pack(bench, disk, identity)
+            segment = StoredSegment(number, blake3(stored).digest(), len(stored))
+            if len(stored) > SMALL_OBJECT_BYTES:
+                self._put(disk, identity, segment, stored, read_bytes)
+                return
+            small = memoryview(bytes(stored))
+        self._put(disk, identity, segment, small, read_bytes)
+
+    def _pack(self, bench: _Bench, disk: _Disk, identity: SegmentIdentity) -> tuple[memoryview, int]:
+        """Read a segment's areas and make its object; return it, and how much was read."""
+        areas = disk.plan.segment(identity.number)
+        partial = partial_granules(areas, disk.capacity_bytes)
+        within = self._read(bench, disk, areas, frozenset(partial))
+        granules = self._read_granules(bench, disk, partial, within)
+        pass_point(KillPoint.AFTER_READ)
+        read_bytes = sum(area.extent.length_bytes for area in areas if not area.hole)
+        return bench.packer.pack(identity, areas, granules), read_bytes + sum(_granule_bytes(disk, index) for index in partial)
+
+    def _put(self, disk: _Disk, identity: SegmentIdentity, segment: StoredSegment, stored: memoryview, read_bytes: int) -> None:
+        """Store an object unless an earlier attempt has, and note which one is in the store."""
+        ours = self._log.put_new(identity.name, stored, segment.digest)
         if not ours:
             found_digest, size = self._log.stored(identity.name)
-            ours = found_digest == digest  # a request whose reply was lost: salts are random, so nobody else has this digest
-            segment = StoredSegment(number, found_digest, size)
+            # A request whose reply was lost: salts are random, so nobody else has this digest.
+            ours = found_digest == segment.digest
+            segment = StoredSegment(segment.number, found_digest, size)
         pass_point(KillPoint.AFTER_PUT)
-        disk.record(segment, read_bytes=read_bytes + sum(self._granule_bytes(disk, index) for index, _ in granules), ours=ours)
+        disk.record(segment, read_bytes=read_bytes, ours=ours)
 
-    def _read(self, disk: _Disk, areas: tuple[PlanEntry, ...]) -> int:
-        """Read the areas' data end to end into the plaintext buffer; return how much it was."""
+    @staticmethod
+    def _read(bench: _Bench, disk: _Disk, areas: tuple[PlanEntry, ...], partial: frozenset[int]) -> _Within:
+        """Read the areas' data end to end into the plaintext buffer; return what is left to be taken from whole granules."""
         reads = []
+        within: _Within = {}
         position = 0
         for area in areas:
-            if not area.hole:
-                end = position + area.extent.length_bytes
-                reads.append((area.extent.offset_bytes, self._buffers.plaintext[position:end]))
-                position = end
+            if area.hole:
+                continue
+            extent = area.extent
+            part = bench.buffers.plaintext[position : position + extent.length_bytes]
+            position += extent.length_bytes
+            index = extent.offset_bytes // GRANULE
+            if index in partial and (extent.end_bytes - 1) // GRANULE == index:
+                within.setdefault(index, []).append((extent.offset_bytes % GRANULE, part))
+            else:
+                reads.append((extent.offset_bytes, part))
         if reads:
             disk.source().read_many(reads)
-        return position
+        return within
 
-    def _read_granules(self, disk: _Disk, indices: list[int]) -> tuple[tuple[int, bytes], ...]:
-        """Return the checksums of whole granules as the snapshot has them."""
+    def _read_granules(self, bench: _Bench, disk: _Disk, indices: list[int], within: _Within) -> tuple[tuple[int, bytes], ...]:
+        """Return the checksums of whole granules as the snapshot has them, and take the areas that lie within them."""
         granules: list[tuple[int, bytes]] = []
         for first in range(0, len(indices), _SCRATCH_GRANULES):
             batch = [
-                (index, self._scratch[slot * GRANULE : slot * GRANULE + self._granule_bytes(disk, index)])
+                (index, bench.scratch[slot * GRANULE : slot * GRANULE + _granule_bytes(disk, index)])
                 for slot, index in enumerate(indices[first : first + _SCRATCH_GRANULES])
             ]
-            disk.source().read_many((index * GRANULE, part) for index, part in batch)
-            granules += ((index, self._hasher.checksum(part)) for index, part in batch)
+            disk.source().read_many((index * GRANULE, granule) for index, granule in batch)
+            for index, granule in batch:
+                granules.append((index, self._hasher.checksum(granule)))
+                for start, part in within.get(index, ()):
+                    part[:] = granule[start : start + len(part)]
         return tuple(granules)
 
-    @staticmethod
-    def _granule_bytes(disk: _Disk, index: int) -> int:
-        return min(GRANULE, disk.capacity_bytes - index * GRANULE)
+
+def _granule_bytes(disk: _Disk, index: int) -> int:
+    return min(GRANULE, disk.capacity_bytes - index * GRANULE)
 
 
 def run_send(job: SendJob, settings: Settings, report: Callable[[DataProgress], None]) -> tuple[SentDisk, ...]:
     """Carry out stage 1 in this process. `report` is called once a second."""
     deadline_s = time.monotonic() + job.stop_after.total_seconds()
-    disks = [_Disk(disk, job, deadline_s, settings.nbd_timeout_s) for disk in job.disks]
+    disks = [_Disk(disk, job, deadline_s, settings) for disk in job.disks]
     total_bytes = sum(disk.total_bytes for disk in disks)
     hasher = Hasher(job.data_key)
     log = BlobClient(job.log, Role.LOG, settings.http)
@@ -182,8 +221,9 @@ def run_send(job: SendJob, settings: Settings, report: Callable[[DataProgress], 
         report(DataProgress(sum(done for _, done in by_disk), total_bytes, sum(disk.bytes_sent for disk in disks), by_disk))
 
     try:
-        crew = Crew([disk.work() for disk in disks], settings.threads_per_disk)
-        crew.run(settings.threads, lambda: _Sender(job, disks, log, hasher), tick)
+        sender = _Sender(job, disks, log, hasher, Pool(settings.threads, lambda: _Bench(job, hasher)))
+        crew = Crew([disk.work() for disk in disks], settings.threads_per_disk * THREADS_PER_BUFFER)
+        crew.run(settings.threads * THREADS_PER_BUFFER, lambda: sender, tick)
     finally:
         for disk in disks:
             disk.close()

@@ -390,3 +390,35 @@ def test_a_task_is_not_on_the_command_line_nor_in_a_repr(world: Callable[..., Wo
     shown = repr(Task(job, Settings())) + repr(job) + repr(BlobClient(w.access, Role.LOG))
     assert repr(KEY)[2:20] not in shown
     assert w.access.query not in shown
+
+
+def test_an_area_within_a_granule_is_read_once_with_its_granule(world: Callable[..., World]) -> None:
+    w = world(bytearray(os.urandom(40 * GRANULE)))
+    areas = [Extent(granule * GRANULE + 4096, 4096) for granule in range(40)]
+    plan = make_plan(len(w.content), areas, [])
+    sent = w.send(plan)
+    reads = [(offset, length) for _, offset, length in w.disk.requests]
+    assert sorted(reads) == [(granule * GRANULE, GRANULE) for granule in range(40)]
+    applied = w.apply(sent.segments)
+    check_granules(applied, w.content, source_set(plan))
+    seed = w.seed()
+    for area in areas:
+        assert seed[area.offset_bytes : area.end_bytes] == w.content[area.offset_bytes : area.end_bytes]
+
+
+def test_of_many_pages_written_at_once_a_refused_one_fails_the_apply(world: Callable[..., World]) -> None:
+    w = world(bytearray(os.urandom(200 * GRANULE)))
+    plan = make_plan(len(w.content), [Extent(granule * GRANULE, SECTOR) for granule in range(200)], [])
+    segments = w.send(plan).segments
+    with pytest.raises(DeltaferryError) as refused:
+        w.apply(segments, fence=7)
+    assert refused.value.kind is ErrorKind.FENCED
+    assert w.seed() == bytes(len(w.content))
+
+
+def test_an_object_larger_than_listed_is_not_the_manifests(world: Callable[..., World]) -> None:
+    w = world(bytearray(os.urandom(2 * GRANULE)))
+    [stored] = w.send(make_plan(len(w.content), [Extent(0, len(w.content))], [])).segments
+    with pytest.raises(DeltaferryError) as refused:
+        w.apply((replace(stored, size_bytes=1000),))
+    assert refused.value.kind is ErrorKind.MANIFEST_MISMATCH

@@ -2,16 +2,19 @@
 
 from array import array
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deltaferry.blocks import checksum_map as maps
+from deltaferry.blocks.granules import GranuleSet
 from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest, require_same
 from deltaferry.blocks.plan import MAX_ENTRIES, Plan, decode_plan, encode_plan, make_plan, planned_segments, source_set
 from deltaferry.blocks.records import seal_record
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
+from deltaferry.blocks.seed_check import SeedCheck, decode_seed_check, encode_seed_check
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.replication import StoredSegment
@@ -27,10 +30,15 @@ MANIFEST = encode_manifest(Manifest("1-a", 2000, 7, (StoredSegment(7, bytes(32),
 UPDATES = maps.encode_updates(maps.GranuleUpdates(b"z" * 16, array("Q", [1, 5]), b"a" * 16 + b"b" * 16, ((8, 3), (20, 1))))
 CHUNK = maps.encode_chunk(maps.ChecksumChunk(3, bytes(range(48))))
 
+GRANULES = GranuleSet([(3, 2), (9, 1), (70_000, 99)]).encode()
+CHECK = encode_seed_check(SeedCheck(2000, 2 * GRANULE, CAPACITY, GranuleSet([(2, 5), (600, 9)]), GranuleSet([(640, 1)])))
+
 RECORDS: dict[str, tuple[bytes, Callable[[bytes], object], ErrorKind]] = {
     "plan": (PLAN, decode_plan, ErrorKind.SEGMENT_DAMAGED),
     "planned segments": (PLAN, planned_segments, ErrorKind.SEGMENT_DAMAGED),
     "sector set": (SECTORS, SectorSet.decode, ErrorKind.COVERAGE_MISMATCH),
+    "set of granules": (GRANULES, GranuleSet.decode, ErrorKind.CHECKSUM_MISMATCH),
+    "seed check": (CHECK, decode_seed_check, ErrorKind.CHECKSUM_MISMATCH),
     "manifest": (MANIFEST, decode_manifest, ErrorKind.MANIFEST_MISMATCH),
     "granule updates": (UPDATES, maps.decode_updates, ErrorKind.CHECKSUM_MISMATCH),
     "checksum map chunk": (CHUNK, lambda data: maps.decode_chunk(data, 3), ErrorKind.CHECKSUM_MISMATCH),
@@ -265,3 +273,56 @@ def test_the_last_chunk_of_a_map_is_as_short_as_the_disk() -> None:
 
 def test_a_chunk_of_another_number_is_refused() -> None:
     assert_refused(lambda data: maps.decode_chunk(data, 4), CHUNK, ErrorKind.CHECKSUM_MISMATCH)
+
+
+granule_runs = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 40)), max_size=20)
+
+
+@given(granule_runs, granule_runs)
+@settings(max_examples=60)
+def test_a_set_of_granules_is_a_set_and_round_trips(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    one, other = GranuleSet(some), GranuleSet(others)
+    expected = {granule for first, count in some for granule in range(first, first + count)}
+    removed = {granule for first, count in others for granule in range(first, first + count)}
+    assert list(one) == sorted(expected)
+    assert set(one | other) == expected | removed
+    assert set(one - other) == expected - removed
+    assert set(one.within(17, 99)) == {granule for granule in expected if 17 <= granule < 99}
+    runs = list(one.runs())
+    assert [granule for first, count in runs for granule in range(first, first + count)] == sorted(expected)
+    assert all(sum(first) < second[0] for first, second in pairwise(runs))
+    assert GranuleSet.decode(one.encode()) == one
+
+
+@given(areas)
+@settings(max_examples=60)
+def test_the_granules_of_ranges_cover_them_and_end_at_the_disks_end(ranges: list[Extent]) -> None:
+    granules = GranuleSet.touching(ranges)
+    covered = SectorSet(granules.extents(CAPACITY))
+    assert granules.size_bytes(CAPACITY) == covered.size_bytes
+    for extent in ranges:
+        end = min(extent.end_bytes, CAPACITY)
+        for offset in {extent.offset_bytes, extent.offset_bytes + extent.length_bytes // 2, end - 1}:
+            if extent.offset_bytes <= offset < end:
+                assert offset // GRANULE in set(granules)
+    assert all(extent.end_bytes <= CAPACITY for extent in covered.extents())
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        SeedCheck(2000, 5, CAPACITY, GranuleSet(), GranuleSet()),
+        SeedCheck(2000, 2 * GRANULE, GRANULE, GranuleSet(), GranuleSet()),
+        SeedCheck(2000, 2 * GRANULE, 4 * GRANULE, GranuleSet([(1, 1)]), GranuleSet()),
+        SeedCheck(2000, 2 * GRANULE, 4 * GRANULE, GranuleSet(), GranuleSet([(4, 1)])),
+    ],
+)
+def test_a_seed_check_that_speaks_of_more_than_its_range_is_refused(check: SeedCheck) -> None:
+    assert_refused(decode_seed_check, encode_seed_check(check), ErrorKind.CHECKSUM_MISMATCH)
+
+
+def test_a_chunk_of_a_disk_that_grew_knows_nothing_of_what_was_added() -> None:
+    chunk = maps.ChecksumChunk(0, b"k" * 32)
+    assert maps.sized(chunk, 2 * GRANULE) == chunk
+    assert maps.sized(chunk, 2 * GRANULE + 1).checksums == b"k" * 32 + maps.UNKNOWN
+    assert len(maps.sized(chunk, 1 << 40).checksums) == maps.CHUNK_GRANULES * 16

@@ -1,0 +1,39 @@
+"""Every measure of `make bench` can be made; how fast it is here is not looked at."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.bench.__main__ import DATA
+
+ROOT = Path(__file__).parents[2]
+EXPECTED = {
+    "stages": {"stage1_ratio", "stage1_rate", "stage2_ratio", "stage2_rate", "bytes_sent_ratio", "memory_one_disk"},
+    "nbdcopy": {"nbdcopy_ratio"},
+    "deltas": {"delta_64k_requests", "delta_64k_ratio", "delta_4k_requests", "delta_4k_ratio"},
+    "growth": {"growth_disks", "memory_eight_disks", "growth_size", "growth_memory"},
+    "lab": {"initial_ratio", "empty_cycle_seconds", "empty_cycle_events"},
+}
+
+
+@pytest.mark.parametrize("group", list(DATA))
+def test_every_measure_yields_a_finite_number(group: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.bench", group, "--quick", "--directory", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    if f"{group}: not measured: apt install" in done.stdout:
+        pytest.skip("nbdkit or nbdcopy is not installed")
+    results = json.loads((tmp_path / "quick.json").read_text())
+    assert set(results) == EXPECTED[group]
+    for result in results.values():
+        assert set(result) == {"value", "unit", "bar", "ok", "baseline"}
+        assert math.isfinite(result["value"]) and math.isfinite(result["baseline"])
