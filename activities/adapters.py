@@ -50,6 +50,8 @@ class Target:
     cloud: TargetCloud
     plane: DataPlane
     defaults: TargetDefaults
+    chunk_max: timedelta = timedelta(minutes=15)
+    """After so long a check of seed disks hands out no more work (spec §3)."""
 
 
 ACCESS_LIFETIME = timedelta(hours=6)

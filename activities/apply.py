@@ -33,7 +33,7 @@ class Apply:
     @activity.defn
     @translated
     def prepare_target(self, request: OnReplication) -> None:
-        """Create the replication's containers, its wrapped data key and its seed disks."""
+        """Create the replication's containers, its wrapped data key and its seed disks; fit seeds whose disk was resized."""
         ref = request.replication.ref
         stores = self._targets[ref.target].stores
         stores.gateway.create_container(gateway_container(ref))
@@ -41,7 +41,9 @@ class Apply:
         stores.seeds.create_container(seed_container(ref))
         create_data_key(stores, ref)
         for disk in request.replication.disks:
-            stores.seeds.create_seed(seed_container(ref), seed_name(disk.key), seed_blob_size(disk.capacity_bytes))
+            container, name, size = seed_container(ref), seed_name(disk.key), seed_blob_size(disk.capacity_bytes)
+            stores.seeds.resize_seed(container, name, size)
+            stores.seeds.create_seed(container, name, size)
 
     @activity.defn
     @translated

@@ -6,7 +6,7 @@ from temporalio import activity
 
 from activities.adapters import Site, Target
 from activities.failures import translated
-from activities.snapshots import placement
+from activities.held_snapshots import placement
 from activities.target_vm import ownership_tags, resolve
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.vm import SourceVm

@@ -7,9 +7,11 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 
 from activities.adapters import Site
+from activities.clean_stops import note_power_off
 from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.vm import PowerState
 from deltaferry.ports import Beat, Hypervisor
 from workflows.step_messages import GuardInput, OnReplication, ShutDownInput, ShutDownResult, SourceStatus, UnguardInput
@@ -50,16 +52,14 @@ class SourcePower:
         except DeltaferryError as error:
             if error.kind is not ErrorKind.GUEST_TOOLS_UNAVAILABLE or not request.allow_power_off:
                 raise
-            hypervisor.power_off(ref.instance_uuid, beats.beat)
-            return ShutDownResult(forced=True)
+            return self._power_off(ref, beats.beat)
         deadline = activity.info().scheduled_time + request.timeout
         if self._wait_until_off(hypervisor, ref.instance_uuid, deadline, beats.beat):
             return ShutDownResult(forced=False)
         if not request.allow_power_off:
             minutes = request.timeout / timedelta(minutes=1)
             raise DeltaferryError(ErrorKind.GUEST_SHUTDOWN_TIMED_OUT, f"The guest was still running after {minutes:g} min.")
-        hypervisor.power_off(ref.instance_uuid, beats.beat)
-        return ShutDownResult(forced=True)
+        return self._power_off(ref, beats.beat)
 
     @activity.defn
     @translated
@@ -82,6 +82,12 @@ class SourcePower:
             hypervisor.set_nics_at_power_on(ref.instance_uuid, dict.fromkeys(request.reconnect_nics, True))
         if request.power_on:
             hypervisor.power_on(ref.instance_uuid, beats.beat)
+
+    def _power_off(self, ref: ReplicationRef, beat: Beat) -> ShutDownResult:
+        site = self._sites[ref.site]
+        note_power_off(site, ref)
+        site.hypervisor.power_off(ref.instance_uuid, beat)
+        return ShutDownResult(forced=True)
 
     def _wait_until_off(self, hypervisor: Hypervisor, instance_uuid: str, deadline: datetime, beat: Beat) -> bool:
         while hypervisor.power_state(instance_uuid) is not PowerState.OFF:

@@ -3,17 +3,20 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from datetime import timedelta
 
 from temporalio import activity
 
 from activities.adapters import ACCESS_LIFETIME, Site
 from activities.failures import translated
 from activities.keys import data_key
+from activities.present_disks import held_still, present_disks
 from activities.progress import Heartbeats
 from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest
 from deltaferry.blocks.plan import Plan, decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
 from deltaferry.model.replication import ObjectRef, ReplicationRef, StoredSegment
+from deltaferry.model.vm import Snapshot
 from deltaferry.ports import SendDisk, SendJob, SentDisk
 from workflows.step_messages import ChunkDisk, SentChunk, TransferInput, TransferResult
 
@@ -33,7 +36,8 @@ class Transfer:
         """Send the next chunk of every disk, and list it in a manifest for each.
 
         A chunk whose manifest is stored is done: a repetition returns it, and sends nothing. A segment that the log
-        store holds is not read again. Raises SNAPSHOT_LOST, DISK_READ_FAILED, STORE_*.
+        store holds is not read again. Without a snapshot, the source is held as it is meanwhile, and what was read while
+        it was not counts for nothing. Raises SNAPSHOT_LOST, SOURCE_MOVED_ON, DISK_READ_FAILED, STORE_*.
         """
         beats = Heartbeats("sending changed blocks")
         ref = request.replication.ref
@@ -44,9 +48,24 @@ class Transfer:
         return TransferResult(tuple(done[disk.disk_key] or sent[disk.disk_key] for disk in request.disks))
 
     def _send(self, site: Site, request: TransferInput, disks: Sequence[ChunkDisk], beats: Heartbeats) -> Mapping[int, SentChunk]:
+        """Send a chunk of each disk, in turns of as many as a host serves at once (spec §3); the turns share a chunk's time."""
+        at_once = min(site.profile.disks_per_host, site.profile.disks_per_appliance)
+        sent: dict[int, SentChunk] = {}
+        with ExitStack() as held:
+            if not request.snapshot:
+                held.enter_context(held_still(site, request.replication, request.cycle_key))
+                at_once -= 1  # the host serves the disk that is held, too
+            turns = [disks[first : first + max(at_once, 1)] for first in range(0, len(disks), max(at_once, 1))]
+            for turn in turns:
+                sent |= self._send_turn(site, request, turn, site.chunk_max / len(turns), beats)
+        return sent
+
+    def _send_turn(
+        self, site: Site, request: TransferInput, disks: Sequence[ChunkDisk], stop_after: timedelta, beats: Heartbeats
+    ) -> Mapping[int, SentChunk]:
         ref = request.replication.ref
         vm = site.hypervisor.read_vm(ref.instance_uuid)
-        snapshot = site.hypervisor.read_snapshot(ref.instance_uuid, request.snapshot)
+        snapshot = self._snapshot(site, request)
         capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
         with ExitStack() as exports:
             job = SendJob(
@@ -65,12 +84,22 @@ class Transfer:
                 ),
                 log=site.stores.log.access(log_container(ref), write=True, lifetime=ACCESS_LIFETIME),
                 data_key=data_key(site.stores, ref),
-                stop_after=site.chunk_max,
+                stop_after=stop_after,
                 stop_after_bytes=site.chunk_max_bytes,
             )
             sent = site.plane.send(job, beats.progress)
+            if not request.snapshot:
+                present_disks(site, ref, request.cycle_key)  # before a manifest says that this is what the source held
         asked = {disk.disk_key: disk for disk in job.disks}
         return {disk.disk_key: self._manifest(site, ref, request.cycle_key, asked[disk.disk_key], disk) for disk in sent}
+
+    @staticmethod
+    def _snapshot(site: Site, request: TransferInput) -> Snapshot:
+        """Return the snapshot, or what stands for it in a pass without one."""
+        ref = request.replication.ref
+        if not request.snapshot:
+            return present_disks(site, ref, request.cycle_key)
+        return site.hypervisor.read_snapshot(ref.instance_uuid, request.snapshot)
 
     def _finished(self, site: Site, ref: ReplicationRef, request: TransferInput, disk: ChunkDisk) -> SentChunk | None:
         """Return the chunk that an earlier attempt listed in its manifest, or None."""

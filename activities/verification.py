@@ -6,10 +6,11 @@ from pydantic import TypeAdapter
 from temporalio import activity
 
 from activities.adapters import Stores, Target
+from activities.checksum_maps import chunk_key, read_chunk
 from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.blocks.account import TargetAccount, decode_account
-from deltaferry.blocks.checksum_map import decode_chunk, decode_updates, empty_chunk, encode_chunk, merge
+from deltaferry.blocks.checksum_map import decode_updates, encode_chunk, merge
 from deltaferry.blocks.manifest import decode_manifest, require_same
 from deltaferry.blocks.plan import decode_plan, source_set
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
@@ -18,6 +19,7 @@ from deltaferry.model.naming import (
     COMMIT_RECORD,
     CYCLES_PREFIX,
     checksum_map_prefix,
+    disk_of_seed,
     gateway_container,
     log_container,
     seed_container,
@@ -26,7 +28,7 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.ports import Beat
-from workflows.replication_state import ReplicateVmInput
+from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.step_messages import AppliedChunk, OnReplication, SealedCycle, SealInput, SettleInput, VerifyChunksInput
 
 COMMIT_RECORD_ADAPTER = TypeAdapter(ReplicateVmInput)
@@ -104,6 +106,7 @@ class Verification:
         stores.gateway.delete_prefix(gateway_container(ref), CYCLES_PREFIX)
         if request.state.point is None:
             return
+        self._forget_removed_disks(stores, request.replication)
         for disk_key, kept in request.state.point.snapshots:
             for snapshot in stores.seeds.list_snapshots(seed_container(ref), seed_name(disk_key)):
                 if snapshot < kept:
@@ -140,14 +143,21 @@ class Verification:
     def _update_map(
         self, stores: Stores, ref: ReplicationRef, disk_key: int, capacity_bytes: int, accounts: Iterable[TargetAccount]
     ) -> None:
-        prefix = f"{gateway_container(ref)}/{checksum_map_prefix(disk_key)}"
         for account in accounts:
             updates = decode_updates(account.granules)
             for number in updates.chunk_numbers():
-                key = f"{prefix}{number:06d}"
-                stored = stores.gateway.get_if_exists(key)
-                chunk = decode_chunk(stored, number) if stored is not None else empty_chunk(number, capacity_bytes)
-                stores.gateway.put(key, encode_chunk(merge(chunk, updates)))
+                chunk = read_chunk(stores, ref, disk_key, number, capacity_bytes)
+                stores.gateway.put(chunk_key(ref, disk_key, number), encode_chunk(merge(chunk, updates)))
+
+    def _forget_removed_disks(self, stores: Stores, replication: Replication) -> None:
+        """Delete seed and checksum map of each disk that the replication has no more: no recovery point needs them now."""
+        ref = replication.ref
+        replicated = {seed_name(disk.key): disk for disk in replication.disks}
+        for name in stores.seeds.list_seeds(seed_container(ref)):
+            key = disk_of_seed(name)
+            if name not in replicated and key is not None:
+                stores.seeds.delete_seed(seed_container(ref), name)
+                stores.gateway.delete_prefix(gateway_container(ref), checksum_map_prefix(key))
 
     def _take_point(self, stores: Stores, request: SealInput, beat: Beat) -> RecoveryPoint:
         ref = request.replication.ref

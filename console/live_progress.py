@@ -17,6 +17,9 @@ from workflows.views import StatusView
 
 _MOVES_OUT = "transfer"
 """The activity that reads the source: its progress is a cycle's progress; applying follows behind it."""
+_COMPARES = "compare_source"
+_RUNS_AHEAD = "check_seed"
+"""Of a resync it is one chunk ahead of the comparison; as a scrub it has a percentage of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +51,10 @@ class LiveProgress:
     """A replication's progress at this moment, within the running chunk too."""
 
     percent: float | None
-    """Of the initial replication or of the running cycle: an estimate that may step back at a chunk's end. None: nothing runs."""
+    """Of the initial replication, the resync or the running cycle: an estimate that may step back at a chunk's end.
+
+    None: nothing of them runs.
+    """
     bytes_done: int
     bytes_total: int
     bytes_sent: int
@@ -66,10 +72,11 @@ async def read_progress(client: Client, workflow_id: str, view: StatusView) -> L
 
 
 def summed_up(copied_percent: float | None, steps: Iterable[LiveStep]) -> LiveProgress:
-    """Return steps as one progress. `copied_percent` is what is copied and verified, of an initial replication."""
+    """Return steps as one progress. `copied_percent` is what an initial replication has copied, or a resync compared and sent."""
     kept = tuple(steps)
-    moving = next((step for step in kept if step.activity == _MOVES_OUT and step.bytes_total), None)
-    moving = moving or next((step for step in kept if step.bytes_total), None)
+    known = [step for step in kept if step.bytes_total and step.activity != _RUNS_AHEAD]
+    leading = (step for activity in (_MOVES_OUT, _COMPARES) for step in known if step.activity == activity)
+    moving = next(leading, known[0] if known else None)
     percent = copied_percent
     if moving is not None and moving.percent is not None:
         base = copied_percent or 0.0

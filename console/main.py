@@ -10,6 +10,7 @@ from console import (
     ending_commands,
     lab_commands,
     reading_commands,
+    repair_commands,
     replay_command,
     starting_commands,
     verb_commands,
@@ -27,7 +28,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (starting_commands, reading_commands, verb_commands, ending_commands, replay_command, worker_command, lab_commands):
+for module in (
+    starting_commands,
+    reading_commands,
+    verb_commands,
+    repair_commands,
+    ending_commands,
+    replay_command,
+    worker_command,
+    lab_commands,
+):
     app.add_typer(module.app)
 
 

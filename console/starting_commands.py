@@ -59,6 +59,11 @@ def enable(
     target_os_type: TargetOsType = None,
     target_tag: TargetTags = None,
     properties: PropertiesOption = None,
+    auto_repair: bool = typer.Option(
+        True,
+        "--auto-repair/--no-auto-repair",
+        help="Whether a resync that is needed begins by itself in the site's off-hours window, or waits for repair.",
+    ),
     wait: WaitOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -82,7 +87,8 @@ def enable(
         )
 
     async def work(client: Client) -> None:
-        request = validated(EnableInput, {"vm": vm, "site": site, "target": target()}, "enable")
+        given = {"vm": vm, "site": site, "target": target(), "auto_repair": auto_repair}
+        request = validated(EnableInput, given, "enable")
         result = await _enabled(client, request, session.output)
         if not wait:
             session.output.result(_enabled_view(result), result)

@@ -68,14 +68,6 @@ def retry(
     _send(Session(config, as_json=as_json), vm, site, Operation.RETRY, lambda: Reason(reason))
 
 
-@app.command(epilog="Example: deltaferry repair web-01")
-def repair(
-    vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False
-) -> None:
-    """Resynchronise a replication that is Repair pending."""
-    _send(Session(config, as_json=as_json), vm, site, Operation.REPAIR, lambda: Reason(reason))
-
-
 @app.command(epilog="Example: deltaferry rollback web-01")
 def rollback(
     vm: VmArgument, site: SiteOption = None, reason: ReasonOption = "", config: ConfigOption = None, as_json: JsonOption = False

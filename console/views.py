@@ -12,8 +12,9 @@ from rich.text import Text
 from console.client import ReplicationRow
 from console.live_progress import LiveProgress, LiveStep
 from console.output import local_time
+from deltaferry.model.states import ReplicationState
 from deltaferry.planning.phrases import count_text, duration_text, size_text
-from workflows.replication_state import CycleRecord, MigrationResult
+from workflows.replication_state import CycleRecord, MigrationResult, ResyncRecord, ScrubRecord
 from workflows.views import DiskView, StatusView
 
 _BAR_COLUMNS = 32
@@ -93,12 +94,44 @@ def _facts(shown: Snapshot) -> RenderableType:
             f"{count_text(view.cycles_committed, 'cycle')}, {size_text(view.delta_bytes_sent)} sent, {count_text(view.verified_blocks, 'block')} verified",
         ),
         ("Predicted downtime", predicted),
+        *_integrity(view),
         ("Job", view.job_id or "–"),  # noqa: RUF001 - the sign for nothing
         ("You can send", ", ".join(view.allowed) or "nothing at present"),
     ]
     for name, value in rows:
         table.add_row(name, Text(value))
     return table
+
+
+def _integrity(view: StatusView) -> Iterable[tuple[str, str]]:
+    """Yield what is known of resyncs and scrubs: the one that is due and why, the last ones and what they found."""
+    if view.repair is not None:
+        yield "Resync", f"{view.repair.step}; {_begins(view)}"
+    if view.resyncs:
+        yield "Last resync", resync_text(view.resyncs[-1])
+    if view.last_scrub is not None:
+        yield "Last verified", scrub_text(view.last_scrub)
+    if view.next_scrub_at is not None:
+        yield "Next verified", local_time(view.next_scrub_at)
+
+
+def _begins(view: StatusView) -> str:
+    if view.replication_state != ReplicationState.REPAIR_PENDING or view.repair is None:
+        return "asked for or under way"
+    return f"begins at {local_time(view.repair.starts_at)}" if view.repair.starts_at is not None else "waits for repair"
+
+
+def resync_text(record: ResyncRecord) -> str:
+    """Return how a resync ended: when, how, and the share that differed."""
+    share = 100 * record.differing_bytes / record.compared_bytes if record.compared_bytes else 0
+    found = f"{size_text(record.differing_bytes)} differed, {share:.2f} % of {size_text(record.compared_bytes)} compared"
+    return f"{local_time(record.ended_at)}, by {record.rung.value}: {found if record.compared_bytes else 'nothing was compared'}"
+
+
+def scrub_text(record: ScrubRecord) -> str:
+    """Return how a scrub ended: when, how much it read, and what differed."""
+    differed = f"{size_text(record.differing_bytes)} differed" if record.differing_bytes else "nothing differed"
+    return f"{local_time(record.ended_at)}: {size_text(record.read_bytes)} read, {record.failure or differed}"
 
 
 def _bars(shown: Snapshot) -> list[RenderableType]:
@@ -111,6 +144,9 @@ def _bars(shown: Snapshot) -> list[RenderableType]:
             Text(f"{progress.percent:.1f} %"),
             Text(_rest(progress.bytes_per_s, progress.eta_s)),
         )
+    verified = shown.status.scrub_percent
+    if verified is not None:
+        table.add_row(Text("seed disks verified"), _bar(verified), Text(f"{verified:.1f} %"))
     for step in progress.steps:
         table.add_row(Text(step.step), _bar(step.percent), Text(_amount(step)), Text(_step_note(step)))
     return [Text(), table] if table.row_count else []

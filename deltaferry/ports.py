@@ -52,6 +52,9 @@ class Hypervisor(Protocol):
     def read_snapshot(self, instance_uuid: str, moref: str) -> Snapshot:
         """Return a snapshot with its disks. Raises SNAPSHOT_LOST."""
 
+    def read_present_disks(self, instance_uuid: str) -> Snapshot:
+        """Return a powered-off VM's disks as they are, as a snapshot without moref. Raises SOURCE_MOVED_ON unless it is off."""
+
     def remove_snapshot(self, instance_uuid: str, moref: str, beat: Beat) -> None:
         """Remove one snapshot, never its children, and wait for the task; no-op if it is gone."""
 
@@ -61,7 +64,10 @@ class Hypervisor(Protocol):
     def changed_areas(
         self, instance_uuid: str, snapshot_moref: str, disk_key: int, capacity_bytes: int, change_id: str
     ) -> Iterator[Extent]:
-        """Yield every page of QueryChangedDiskAreas; `*` asks for allocated areas (CBT_NO_EPOCH where they cannot be told)."""
+        """Yield every page of QueryChangedDiskAreas; `*` asks for allocated areas (CBT_NO_EPOCH where they cannot be told).
+
+        An empty `snapshot_moref` asks about a powered-off VM's disk as it is. Raises SOURCE_MOVED_ON if the VM is not off.
+        """
 
     def shut_down_guest(self, instance_uuid: str) -> None:
         """Ask the guest to shut down, and return at once. Raises GUEST_TOOLS_UNAVAILABLE. No-op when off."""
@@ -74,6 +80,15 @@ class Hypervisor(Protocol):
 
     def power_state(self, instance_uuid: str) -> PowerState:
         """Return the VM's power state."""
+
+    def clock(self) -> datetime:
+        """Return the site's own time, of which its events and snapshots speak."""
+
+    def unclean_stops(self, instance_uuid: str, since: datetime, ours: Sequence[datetime]) -> tuple[str, ...]:
+        """Return a sentence for each time after `since` that the VM lost power or was forcibly shut down.
+
+        The first power-off after each of `ours` is ours, and left out. Raises VSPHERE_PERMISSION where events cannot be read.
+        """
 
     def annotate(self, instance_uuid: str, line: str) -> None:
         """Add a line to the VM's annotation, once."""
@@ -96,10 +111,14 @@ class NbdAddress:
 
 
 class DiskExports(Protocol):
-    """Makes a snapshot's disks readable over NBD."""
+    """Makes a snapshot's disks readable over NBD, and a powered-off VM's disks as they are."""
 
     def open(self, vm: SourceVm, snapshot: Snapshot, disk_key: int) -> AbstractContextManager[NbdAddress]:
-        """Export one disk of a snapshot read-only until the context ends. Raises DISK_READ_FAILED, SNAPSHOT_LOST."""
+        """Export one disk of a snapshot read-only until the context ends. Raises DISK_READ_FAILED, SNAPSHOT_LOST.
+
+        Without the snapshot's moref it is the powered-off VM's disk as it is: the VM cannot be powered on while a client is
+        connected.
+        """
 
 
 # --- stores ----------------------------------------------------------------------------------------------------------
@@ -191,6 +210,15 @@ class SeedStore(Protocol):
     def create_seed(self, container: str, name: str, size_bytes: int) -> SeedState:
         """Create a page blob reading as zero; if it exists with that size, return it as it is."""
 
+    def resize_seed(self, container: str, name: str, size_bytes: int) -> None:
+        """Give an existing seed the size that its disk has now; no-op if it has it. What is added reads as zero."""
+
+    def list_seeds(self, container: str) -> tuple[str, ...]:
+        """Return the names of a container's seeds; none for a container that does not exist."""
+
+    def delete_seed(self, container: str, name: str) -> None:
+        """Delete a seed with all its snapshots; no-op if it is gone."""
+
     def read_seed(self, container: str, name: str) -> SeedState:
         """Return a seed's state. Raises SEED_MISSING."""
 
@@ -217,6 +245,9 @@ class SeedStore(Protocol):
 
     def read_range(self, container: str, name: str, offset_bytes: int, length_bytes: int) -> bytes:
         """Return bytes of a seed."""
+
+    def present_ranges(self, container: str, name: str, offset_bytes: int, length_bytes: int) -> Iterator[Extent]:
+        """Yield the parts of a range of a seed that hold pages, in order; everything else reads as zero. Raises SEED_MISSING."""
 
     def url(self, container: str, name: str) -> str:
         """Return a seed's URL without signature, as Azure's disk import wants it."""
@@ -325,6 +356,54 @@ class AppliedDisk:
 
 
 @dataclass(frozen=True, slots=True)
+class GranuleRange:
+    """A part of a disk to compare with its checksum map: granules `first_granule` and on, as many as there are checksums."""
+
+    disk_key: int
+    capacity_bytes: int
+    first_granule: int
+    checksums: bytes = field(repr=False)
+    """The map's 16 bytes for each granule; zero bytes where no commit has covered it, which then differs."""
+    granules: bytes = field(repr=False)
+    """Encoded granule set: those to read."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompareJob:
+    """Hash granules of a snapshot's disks, and compare with the checksum maps. Granules not to be read are passed over.
+
+    Stops handing out work after `stop_after`, but each disk gets on by at least one piece of work.
+    """
+
+    disks: tuple[tuple[GranuleRange, NbdAddress], ...]
+    data_key: bytes = field(repr=False)
+    stop_after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class CheckJob:
+    """Hash granules of seed disks, and compare with the checksum maps. Granules not to be read count as zeros."""
+
+    disks: tuple[tuple[GranuleRange, str], ...]
+    """Each with its seed's name."""
+    seed: BlobAccess
+    data_key: bytes = field(repr=False)
+    stop_after: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubbedDisk:
+    """What a comparison or check found on one disk."""
+
+    disk_key: int
+    next_granule: int
+    """Everything of the range below was looked at; the range's end when it is done."""
+    differing: bytes = field(repr=False)
+    """Encoded granule set."""
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
 class DataProgress:
     """Totals so far of a running transfer or apply, all disks together, and per disk key the bytes done."""
 
@@ -342,6 +421,12 @@ class DataPlane(Protocol):
 
     def apply(self, job: ApplyJob, progress: Callable[[DataProgress], None]) -> tuple[AppliedDisk, ...]:
         """Carry out stage 2. Raises FENCED, SEGMENT_DAMAGED, CHECKSUM_MISMATCH, MANIFEST_MISMATCH, STORE_OBJECT_MISSING."""
+
+    def compare(self, job: CompareJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
+        """Compare snapshots' disks with their checksum maps. Raises DISK_READ_FAILED."""
+
+    def check(self, job: CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
+        """Compare seed disks with their checksum maps. Raises SEED_MISSING and the kinds of a store."""
 
 
 # --- target cloud ----------------------------------------------------------------------------------------------------

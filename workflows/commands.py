@@ -15,7 +15,7 @@ from temporalio import workflow
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import Operation
 from deltaferry.planning.transitions import Situation, judge
-from workflows.operator_input import EndOptions, MigrateOptions, Reason, TargetProperties
+from workflows.operator_input import EndOptions, MigrateOptions, Reason, RepairOptions, TargetProperties, VerifyOptions
 from workflows.refusals import bad_input_sentence
 from workflows.replication_state import Refusal
 from workflows.steps import refusal
@@ -25,11 +25,15 @@ T = TypeVar("T")
 _NO_REASON = Reason()
 _AS_USUAL = MigrateOptions()
 _PLAIN_END = EndOptions()
+_PLAIN_REPAIR = RepairOptions()
+_PLAIN_VERIFY = VerifyOptions()
 
 _REASON = 'input: {"reason": "why"} or nothing'
 _MIGRATE = (
     'input: {"keep_source_running": false, "shutdown_timeout": "PT10M", "allow_power_off": false, "reason": "why"} or nothing'
 )
+_REPAIR = 'input: {"full_copy": false, "reset_tracking": false, "reason": "why"} or nothing'
+_VERIFY = 'input: {"with_source": false, "reason": "why"} or nothing'
 _END = 'input: {"keep_change_tracking": false, "reason": "why"} or nothing'
 _TARGET = 'input: {"size": "Standard_D4s_v5", "subnet": "web"}: the properties to change'
 
@@ -140,19 +144,65 @@ class ReplicationCommands:
 
     # --- repair ---
 
-    @workflow.update(name=Operation.REPAIR.value, description=f"Resynchronise a replication that is Repair pending. {_REASON}")
-    def repair(self, reason: Reason = _NO_REASON) -> str:
+    @workflow.update(
+        name=Operation.REPAIR.value, description=f"Resynchronise a replication that is Repair pending, now. {_REPAIR}"
+    )
+    def repair(self, options: RepairOptions = _PLAIN_REPAIR) -> str:
         """Repair."""
-        return self._carry_out(Operation.REPAIR, reason)
+        return self._carry_out(Operation.REPAIR, options)
 
     @repair.validator
-    def _repair_valid(self, reason: Reason = _NO_REASON) -> None:
+    def _repair_valid(self, options: RepairOptions = _PLAIN_REPAIR) -> None:
         self._check(Operation.REPAIR)
 
-    @workflow.signal(name=Operation.REPAIR.value, description=f"Resynchronise a replication that is Repair pending. {_REASON}")
-    def repair_signal(self, reason: Any = None) -> None:
+    @workflow.signal(
+        name=Operation.REPAIR.value, description=f"Resynchronise a replication that is Repair pending, now. {_REPAIR}"
+    )
+    def repair_signal(self, options: Any = None) -> None:
         """Repair."""
-        self._signalled(Operation.REPAIR, reason, Reason)
+        self._signalled(Operation.REPAIR, options, RepairOptions)
+
+    # --- resync ---
+
+    @workflow.update(
+        name=Operation.RESYNC.value,
+        description=f"Compare the seed disks with the source by checksums, now, and send what differs. {_REPAIR}",
+    )
+    def resync(self, options: RepairOptions = _PLAIN_REPAIR) -> str:
+        """Resynchronise."""
+        return self._carry_out(Operation.RESYNC, options)
+
+    @resync.validator
+    def _resync_valid(self, options: RepairOptions = _PLAIN_REPAIR) -> None:
+        self._check(Operation.RESYNC)
+
+    @workflow.signal(
+        name=Operation.RESYNC.value,
+        description=f"Compare the seed disks with the source by checksums, now, and send what differs. {_REPAIR}",
+    )
+    def resync_signal(self, options: Any = None) -> None:
+        """Resynchronise."""
+        self._signalled(Operation.RESYNC, options, RepairOptions)
+
+    # --- verify ---
+
+    @workflow.update(
+        name=Operation.VERIFY.value, description=f"Read the seed disks and compare them with what was committed. {_VERIFY}"
+    )
+    def verify(self, options: VerifyOptions = _PLAIN_VERIFY) -> str:
+        """Verify."""
+        return self._carry_out(Operation.VERIFY, options)
+
+    @verify.validator
+    def _verify_valid(self, options: VerifyOptions = _PLAIN_VERIFY) -> None:
+        self._check(Operation.VERIFY)
+
+    @workflow.signal(
+        name=Operation.VERIFY.value, description=f"Read the seed disks and compare them with what was committed. {_VERIFY}"
+    )
+    def verify_signal(self, options: Any = None) -> None:
+        """Verify."""
+        self._signalled(Operation.VERIFY, options, VerifyOptions)
 
     # --- rollback ---
 

@@ -93,7 +93,7 @@ async def run_cycle(
     try:
         run.begun = await _begin(replication, state, run, note)
         await _send(replication, run, note)
-        release = asyncio.create_task(release_snapshot(replication))
+        release = asyncio.create_task(_release(replication, run))
         await _apply(replication, state, run, note)
         sealed = await _seal(replication, state, run, note)
         record = _commit(state, run, sealed)
@@ -101,17 +101,17 @@ async def run_cycle(
         failure = await _settle_committed(replication, state)
     except (FailureError, asyncio.CancelledError) as error:
         if is_cancelled_exception(error):
-            await _let_go(replication, slots, profile, release)
+            await _let_go(replication, slots, profile, run, release)
             raise
         failure = failure_of(error)
         record = _record(run, committed=False, failure=f"{failure.kind.value}: {failure.detail}")
     try:
-        await (asyncio.shield(release) if release is not None else release_snapshot(replication))
+        await (asyncio.shield(release) if release is not None else _release(replication, run))
         if failure is not None:
             await _discard_logs(replication)
     except (FailureError, asyncio.CancelledError) as error:
         if is_cancelled_exception(error):
-            await _let_go(replication, slots, profile, release)
+            await _let_go(replication, slots, profile, run, release)
             raise
         failure = failure or failure_of(error)
     await slots.release(profile)
@@ -119,19 +119,35 @@ async def run_cycle(
 
 
 async def _let_go(
-    replication: Replication, slots: SlotHolder, profile: SiteProfile, release: "asyncio.Task[None] | None"
+    replication: Replication, slots: SlotHolder, profile: SiteProfile, run: CycleRun, release: "asyncio.Task[None] | None"
 ) -> None:
     """After a cancellation: leave no snapshot and no slots behind."""
     try:
-        await (release if release is not None else release_snapshot(replication))
+        await (release if release is not None else _release(replication, run))
     except FailureError as error:
         workflow.logger.warning("the snapshot was not removed: %s", failure_of(error).kind.value)
     await slots.release(profile)
 
 
+async def _release(replication: Replication, run: CycleRun) -> None:
+    """Remove the cycle's snapshot. A pass without one has nothing to remove: what kept it from one is not waited for."""
+    if run.begun is None or not run.begun.without_snapshot:
+        await release_snapshot(replication)
+
+
 async def _begin(replication: Replication, state: EntityState, run: CycleRun, note: Note) -> BegunCycle:
     note("taking the snapshot")
-    request = BeginCycleInput(replication, run.cycle_key, run.kind, state.bases, state.dirty)
+    share = profile_of(replication, state).sample_share if run.kind is CycleKind.DELTA else 0.0
+    request = BeginCycleInput(
+        replication,
+        run.cycle_key,
+        run.kind,
+        state.bases,
+        state.dirty,
+        sample_share=share,
+        cycle_number=state.samples_taken,
+        since=state.point.taken_at if state.point else None,
+    )
     begun = await begin_cycle(replication, request)
     state.placement = begun.placement
     return begun
@@ -237,7 +253,7 @@ async def apply_chunks(
                 kind=kind,
             )
         except FailureError as error:
-            holder.fence = _number_ahead(error, holder.fence, remaining)
+            holder.fence = fence_ahead(error, holder.fence, remaining)
             continue
         return result.chunks
     raise AssertionError("the last try returns or raises")
@@ -265,11 +281,11 @@ async def seal(replication: Replication, request: SealInput, holder: FenceHolder
                 summary="seal, verify, take the recovery point",
             )
         except FailureError as error:
-            holder.fence = _number_ahead(error, holder.fence, remaining)
+            holder.fence = fence_ahead(error, holder.fence, remaining)
     raise AssertionError("the last try returns or raises")
 
 
-def _number_ahead(error: FailureError, ours: int, remaining: int) -> int:
+def fence_ahead(error: FailureError, ours: int, remaining: int) -> int:
     """Return the number found on the seed if it is ahead of ours and a try is left; else raise the error again."""
     failure = failure_of(error)
     if remaining and failure.kind is ErrorKind.FENCED and failure.number is not None and failure.number > ours:
@@ -292,14 +308,19 @@ async def _seal(replication: Replication, state: EntityState, run: CycleRun, not
 
 
 def _commit(state: EntityState, run: CycleRun, sealed: SealedCycle) -> CycleRecord:
-    """Write the entity's state, once, for all disks: only now are the new change ids the base of the next cycle."""
+    """Write the entity's state, once, for all disks: only now are the new change ids the base of the next cycle.
+
+    The ids of a pass without a snapshot never become one: the next cycle covers its range again.
+    """
     assert run.begun is not None
     record = _record(run, committed=True)
-    capacities = {base.disk_key: base.copied_up_to_bytes for base in state.bases}
-    state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in run.begun.disks)
+    if not run.begun.without_snapshot:
+        capacities = {base.disk_key: base.copied_up_to_bytes for base in state.bases}
+        state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in run.begun.disks)
     state.point = sealed.point
     state.dirty = ()
     state.cycles_committed += 1
+    state.samples_taken += run.kind is CycleKind.DELTA
     state.delta_bytes_sent += record.bytes_sent
     state.verified_blocks += record.verified_blocks
     return record
@@ -338,10 +359,13 @@ async def _settle_committed(replication: Replication, state: EntityState) -> Fai
 
 
 async def settle(replication: Replication, state: EntityState) -> None:
-    """Write the commit record and delete what the commit made superfluous."""
+    """Write the commit record and delete what the commit made superfluous.
+
+    Nothing is deleted while areas are noted that may have been written since: the next plan needs their plans.
+    """
     await perform(
         Verification.settle_cycle,
-        SettleInput(replication, state),
+        SettleInput(replication, state, record_only=bool(state.dirty)),
         queue=names.apply_queue(replication.ref.target),
         limits=SETTLE,
         summary="write the commit record, delete the log",

@@ -102,7 +102,7 @@ class EnableReplication:
             replication_id=workflow.uuid4().hex[:16],
         )
         replication = Replication(ref, source.vm_name, profile, source.disks, source.generation, source.os_type)
-        state = EntityState(target=request.target, placement=source.placement)
+        state = EntityState(target=request.target, placement=source.placement, auto_repair=request.auto_repair)
         workflow_id = names.replication_id(profile.site, source.instance_uuid)
         await ensure_arbiter(profile)
         try:

@@ -1,6 +1,7 @@
 """What a replication is made of: its state, the commands it takes, what it shows, and its commit record."""
 
 import dataclasses
+from abc import abstractmethod
 from datetime import datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from activities.verification import Verification
-from deltaferry.model.errors import CATALOGUE, ErrorKind
+from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import HealthError, MigrationState, Operation, ReplicationState
 from deltaferry.planning.transitions import Situation
 from workflows import names
@@ -16,13 +17,13 @@ from workflows.commands import ReplicationCommands
 from workflows.delta_cycle import settle
 from workflows.holding_slots import SlotHolder
 from workflows.job_messages import CycleWanted, JobReport
-from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
+from workflows.operator_input import EndOptions, MigrateOptions, RepairOptions, TargetProperties, VerifyOptions
 from workflows.policies import ASK
 from workflows.presenting import details, disk_views, status_view
 from workflows.replication_state import CycleRecord, EntityState, Refusal, ReplicateVmInput
 from workflows.slot_messages import SlotsGranted
 from workflows.step_messages import SettleInput
-from workflows.steps import failure_of, health_error, perform, refusal
+from workflows.steps import failure_of, health_error, perform
 from workflows.views import DiskView, StatusView
 
 _R, _M = ReplicationState, MigrationState
@@ -74,6 +75,8 @@ class Entity(ReplicationCommands):
                 s.next_due = workflow.now()
             case Operation.MIGRATE:
                 options: MigrateOptions = argument
+                if s.repair is not None:
+                    self._ask_for_resync(RepairOptions(reason="the migration goes on behind it"))
                 s.migration_state = _M.MIGRATION_QUEUED
                 s.migrate_options = options
             case Operation.RETRY:
@@ -87,9 +90,19 @@ class Entity(ReplicationCommands):
                 self._ending = (operation, argument)
             case Operation.UPDATE_TARGET:
                 s.target = merged(s.target, argument)
-            case Operation.REPAIR:
-                raise refusal(ErrorKind.OPERATION_REFUSED, "The resynchronisation pass is not part of this version.")
+            case Operation.REPAIR | Operation.RESYNC:
+                self._ask_for_resync(argument)
+            case Operation.VERIFY:
+                self._ask_for_scrub(argument)
         self._present()
+
+    @abstractmethod
+    def _ask_for_resync(self, options: RepairOptions) -> None:
+        """Take an operator's request for a resync."""
+
+    @abstractmethod
+    def _ask_for_scrub(self, options: VerifyOptions) -> None:
+        """Take an operator's request to verify the seeds."""
 
     def refused(self, refused: Refusal) -> None:
         """Show a signal that was refused."""

@@ -2,13 +2,15 @@
 
 import asyncio
 import dataclasses
+from abc import abstractmethod
 from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
+from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
-from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.model.states import HealthError, MigrationState, ReplicationState
 from deltaferry.planning.failure import INTEGRITY, Course, after_failure
 from deltaferry.planning.schedule import next_cycle
 from workflows import names
@@ -72,7 +74,7 @@ class EntityCycles(Entity):
         now = workflow.now()
         if record.committed:
             s.failures_in_row = s.transient_failures = 0
-            s.health = () if failure is None else (health_error(failure, now, retried=True),)
+            s.health = self._lasting_health() if failure is None else (health_error(failure, now, retried=True),)
             self._schedule(s.last_duration, 0)
             return self._next_sentence()
         assert failure is not None
@@ -81,7 +83,7 @@ class EntityCycles(Entity):
         s.transient_failures += not integrity
         decision = after_failure(failure.kind, s.failures_in_row)
         if decision.course is Course.REPAIR:
-            s.replication_state = _R.REPAIR_PENDING
+            self._mark(failure.kind, f"{failure.kind.value}: {decision.reason}")
             if s.migration_state is _M.MIGRATION_QUEUED:
                 s.migration_state = _M.MIGRATION_FAILED  # it waited behind this cycle, and there is nothing to migrate from
             s.next_due, s.next_reason = None, "Repair pending: no cycles run"
@@ -90,6 +92,14 @@ class EntityCycles(Entity):
         s.health = (health_error(failure, now, retried=True),)
         self._schedule(s.last_duration, s.failures_in_row if integrity else s.transient_failures)
         return f"{decision.reason}; {self._next_sentence()}"
+
+    @abstractmethod
+    def _mark(self, cause: ErrorKind | None, reason: str) -> None:
+        """Mark the replication for resync."""
+
+    @abstractmethod
+    def _lasting_health(self) -> tuple[HealthError, ...]:
+        """Return the health errors that a committed cycle does not mend."""
 
     def _schedule(self, duration: timedelta, failures: int) -> None:
         """Set the next cycle's time; a site whose interval is shorter than the back-off does not wait longer for a failure."""

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import functools
+from abc import abstractmethod
 from datetime import timedelta
 from typing import Any
 
@@ -11,12 +12,20 @@ from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_
 
 from deltaferry.model.states import MigrationState, ReplicationState
 from workflows import names
+from workflows.delta_cycle import FENCE_TRIES
 from workflows.entity_cycles import EntityCycles
-from workflows.job_messages import CycleWanted, InitialProgress, JobReport
+from workflows.job_messages import CopyResult, CycleWanted, JobProgress, JobReport
 from workflows.reporting import is_running
 from workflows.steps import cancellation_kept
 
 _R, _M = ReplicationState, MigrationState
+
+_JOB_STATES = {
+    state: pair
+    for pair in ((_R.INITIAL_QUEUED, _R.INITIAL_IN_PROGRESS), (_R.REPAIR_QUEUED, _R.RESYNC_IN_PROGRESS))
+    for state in pair
+}
+"""The states of a copying job that waits for slots, and of one that runs."""
 
 _FIRST_LOOK = timedelta(minutes=1)
 
@@ -33,26 +42,44 @@ class EntityJobs(EntityCycles):
         if all(known.request_id != wanted.request_id for known in self._wanted):
             self._wanted.append(wanted)
 
-    @workflow.signal(name=names.JOB_PROGRESSED, description="Sent by the initial replication.")
-    def job_progressed(self, progress: InitialProgress) -> None:
-        """Take over what the initial replication has reached, so that nothing is lost with it."""
+    @workflow.signal(name=names.JOB_PROGRESSED, description="Sent by the initial replication, and by a resync.")
+    def job_progressed(self, progress: JobProgress) -> None:
+        """Take over what a copying job has reached, so that nothing is lost with it."""
         s = self._state
         if progress.job_id != s.job_id:
             return
         s.fence, s.cycles_minted = max(s.fence, progress.fence), max(s.cycles_minted, progress.cycle_number)
-        s.initial_bases, s.dirty, s.initial = progress.bases, progress.dirty, progress.summaries
-        if s.replication_state in (_R.INITIAL_QUEUED, _R.INITIAL_IN_PROGRESS):
-            s.replication_state = _R.INITIAL_QUEUED if progress.queued else _R.INITIAL_IN_PROGRESS
+        if s.repair is not None:
+            s.repair = dataclasses.replace(s.repair, bases=progress.bases, dirty=progress.dirty)
+        else:
+            s.initial_bases, s.dirty, s.initial = progress.bases, progress.dirty, progress.summaries
+        queued, running = _JOB_STATES.get(s.replication_state, (None, None))
+        if queued is not None and running is not None:
+            s.replication_state = queued if progress.queued else running
             self._percent = progress.percent
-            self._activity = (
-                "waiting for slots" if progress.queued else f"initial replication, {progress.percent} % copied and verified"
-            )
+            self._activity = "waiting for slots" if progress.queued else progress.activity
         self._present()
 
     @workflow.signal(name=names.JOB_FINISHED, description="Sent by a child when it ends.")
     def job_finished(self, report: JobReport) -> None:
         """Note a child's report."""
         self._reports[report.job_id] = report
+
+    def _take_copy(self, result: CopyResult) -> None:
+        """Commit what a copying job has sealed: one write of the state, for all disks."""
+        s = self._state
+        s.fence, s.cycles_minted = max(s.fence, result.fence), max(s.cycles_minted, result.cycle_number)
+        s.bases, s.initial_bases, s.dirty = result.bases, (), ()
+        s.point = result.point
+        s.profile, s.placement = result.profile, result.placement
+        s.verified_blocks += sum(summary.verified_blocks for summary in result.summaries)
+        self._percent = None
+        every = result.profile.scrub_every
+        s.next_scrub = workflow.now() + every if every else None
+
+    def _burn_numbers(self) -> None:
+        """Pass over the numbers that a job may have used and not reported."""
+        self._state.fence += FENCE_TRIES
 
     async def _run_job(self, kind: str, start: Any, job_id: str, summary: str, *, cut_by_stop: bool) -> JobReport:
         """Start a child that outlives this run, and serve it until it reports or is gone. A cancellation cuts it."""
@@ -90,6 +117,10 @@ class EntityJobs(EntityCycles):
             if to_be_cut and self._ending is not None:
                 to_be_cut = False
                 await _cancel(job_id)
+            if self._rollback:  # the source is off: it does not wait for the end of a resync
+                with cancellation_kept():
+                    await self._roll_back()
+                continue
             if self._wanted:
                 wanted = self._wanted.pop(0)
                 with cancellation_kept():
@@ -111,7 +142,12 @@ class EntityJobs(EntityCycles):
 
     def _job_needs_us(self, job_id: str, watch: "asyncio.Task[Any] | None", to_be_cut: bool) -> bool:
         gone = watch is not None and watch.done()
-        return job_id in self._reports or bool(self._wanted) or gone or (to_be_cut and self._ending is not None)
+        asked = bool(self._wanted) or self._rollback
+        return job_id in self._reports or asked or gone or (to_be_cut and self._ending is not None)
+
+    @abstractmethod
+    async def _roll_back(self) -> None:
+        """Power the source on again."""
 
 
 async def _outcome(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:

@@ -1,6 +1,7 @@
 """How a replication has its VM migrated, and what may follow: rollback, or replication again."""
 
 import asyncio
+import dataclasses
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -8,9 +9,11 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 from activities.source_power import SourcePower
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
+from deltaferry.planning.downtime import predicted_resync
+from deltaferry.planning.phrases import duration_text
 from workflows import names
 from workflows.entity import merged
-from workflows.entity_jobs import EntityJobs
+from workflows.entity_repair import EntityRepair
 from workflows.job_messages import JobReport, MigrateInput
 from workflows.operator_input import MigrateOptions
 from workflows.policies import POWER
@@ -22,7 +25,7 @@ from workflows.steps import failure_of, health_error, perform
 _R, _M = ReplicationState, MigrationState
 
 
-class EntityMigration(EntityJobs):
+class EntityMigration(EntityRepair):
     """Has the VM migrated by a job, and takes over how that ended."""
 
     async def _migrate(self) -> None:
@@ -79,10 +82,23 @@ class EntityMigration(EntityJobs):
             s.migration_state = _M.MIGRATION_FAILED
             s.health = (result.error,) if result.error else ()
             if s.replication_state is _R.REPAIR_PENDING:  # the cycle that failed for it said so
-                self._say("the migration failed, and the replica needs a repair")
+                self._say_how_to_go_on()
                 return
             self._schedule(s.last_duration, 0)
             self._say("the migration failed; replication is intact")
+
+    def _say_how_to_go_on(self) -> None:
+        """Say how long the resync takes that a failed migration left behind, and leave the choice to the operator."""
+        s = self._state
+        predicted = predicted_resync(
+            sum(disk.capacity_bytes for disk in self._replication.disks),
+            [(record.compared_bytes, record.ended_at - record.started_at) for record in s.resyncs],
+        )
+        takes = f"The replica needs a resync, which is predicted to take about {duration_text(predicted)}."
+        if s.source_off_by_us and s.health:
+            choice = f"{takes} Send migrate_now to resynchronise with the source off and go on, or rollback to power it on again."
+            s.health = (dataclasses.replace(s.health[0], remedy=choice),)
+        self._say(f"the migration failed. {takes}")
 
     async def _roll_back(self) -> None:
         """Power the source on again after a migration that failed behind its shutdown."""

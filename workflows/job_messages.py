@@ -5,6 +5,7 @@ from datetime import datetime
 
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint
 from deltaferry.model.states import HealthError
+from deltaferry.planning.ladder import Rung
 from workflows.operator_input import MigrateOptions, TargetProperties
 from workflows.replication_state import CycleRecord, InitialSummary, MigrationResult, Replication
 from workflows.site_messages import Placement, SiteProfile
@@ -12,8 +13,8 @@ from workflows.step_messages import BegunCycle
 
 
 @dataclass(frozen=True, slots=True)
-class InitialInput:
-    """What the entity starts `InitialReplication` with."""
+class CopyStart:
+    """What the entity starts a job with that brings whole disks to the seeds."""
 
     entity_id: str
     replication: Replication
@@ -23,6 +24,14 @@ class InitialInput:
     placement: Placement
     dirty: tuple[tuple[int, PlanRef], ...] = ()
     summaries: tuple[InitialSummary, ...] = ()
+    profile: SiteProfile | None = None
+    """The site's settings as last pushed; those of the enabling where None."""
+
+
+@dataclass(frozen=True, slots=True)
+class InitialInput(CopyStart):
+    """What the entity starts `InitialReplication` with."""
+
     resume: "InitialPass | None" = None
 
 
@@ -37,8 +46,35 @@ class InitialPass:
 
 
 @dataclass(frozen=True, slots=True)
-class InitialProgress:
-    """What the initial replication tells the entity while it runs, so that nothing is lost with it."""
+class ResyncInput(CopyStart):
+    """What the entity starts `Resync` with. `bases` say up to where each disk was compared, `dirty` what was found."""
+
+    rung: Rung = Rung.ALLOCATED
+    reset_tracking: bool = False
+    """Reset change tracking first: its file is damaged, or an operator asked for it."""
+    prepared: bool = False
+    resume: "ResyncPass | None" = None
+    compared_bytes: int = 0
+    differing_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncPass:
+    """A pass whose snapshot is held: being compared while it has no plans, being sent when it has."""
+
+    cycle_key: str
+    snapshot: str
+    taken_at: datetime
+    started_at: datetime
+    change_ids: tuple[tuple[int, str], ...]
+    surveys: tuple[tuple[int, PlanRef], ...] = ()
+    plans: tuple[tuple[int, PlanRef], ...] = ()
+    next_segments: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JobProgress:
+    """What a copying job tells the entity while it runs, so that nothing is lost with it."""
 
     job_id: str
     fence: int
@@ -48,6 +84,9 @@ class InitialProgress:
     summaries: tuple[InitialSummary, ...]
     queued: bool
     percent: float
+    activity: str = ""
+    compared_bytes: int = 0
+    differing_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +94,14 @@ class JobReport:
     """How a child of the entity ended."""
 
     job_id: str
-    initial: "InitialResult | None" = None
+    copied: "CopyResult | None" = None
     migration: MigrationResult | None = None
     error: HealthError | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class InitialResult:
-    """A finished initial replication, sealed and with its recovery point: the entity commits it."""
+class CopyResult:
+    """A finished initial replication or resync, sealed and with its recovery point: the entity commits it."""
 
     fence: int
     cycle_number: int
@@ -73,6 +112,9 @@ class InitialResult:
     started_at: datetime
     profile: SiteProfile
     placement: Placement = field(default_factory=Placement)
+    compared_bytes: int = 0
+    """Of the source, hashed and compared with the checksum maps."""
+    differing_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,11 @@ def migration_id(entity_id: str, number: int) -> str:
     return f"{entity_id}/migrate/{number}"
 
 
+def resync_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of a replication's resync."""
+    return f"{entity_id}/resync/{number}"
+
+
 def slots_id(site: str) -> str:
     """Return the workflow id of a site's arbiter."""
     return f"slots/{site}"
@@ -52,6 +57,7 @@ ENABLE_REPLICATION = "EnableReplication"
 ADOPT_REPLICATIONS = "AdoptReplications"
 REPLICATE_VM = "ReplicateVm"
 INITIAL_REPLICATION = "InitialReplication"
+RESYNC = "Resync"
 MIGRATE_VM = "MigrateVm"
 STOP_REPLICATION = "StopReplication"
 COMPLETE_MIGRATION = "CompleteMigration"

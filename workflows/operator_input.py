@@ -39,6 +39,8 @@ class EnableInput:
     """The VM's name, or its instance UUID."""
     site: _Word
     target: TargetProperties = field(default_factory=TargetProperties)
+    auto_repair: bool = True
+    """A resync that is needed begins by itself in the site's off-hours window; without, it waits for `repair`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,30 @@ class EndOptions:
 
     keep_change_tracking: bool = False
     """Leave CBT on although Deltaferry switched it on."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """How to resynchronise: at once, and as precisely as the ladder allows."""
+
+    __pydantic_config__ = _STRICT
+
+    full_copy: bool = False
+    """Compare nothing, and send everything that is allocated."""
+    reset_tracking: bool = False
+    """Reset change tracking on the VM first; refused while the VM has snapshots."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """What to verify the seed disks against."""
+
+    __pydantic_config__ = _STRICT
+
+    with_source: bool = False
+    """Compare with the source's blocks too, by a resync, which repairs what differs; else with the checksum maps only."""
     reason: str = ""
 
 

@@ -145,12 +145,13 @@ _PRIORITIES = {
     CycleKind.FINAL: 1,
     CycleKind.ON_DEMAND: 1,
     CycleKind.INITIAL: 2,
+    CycleKind.RESYNC: 3,
     CycleKind.DELTA: 4,
 }
 
 
 def priority(kind: CycleKind) -> Priority:
-    """Return the task queue priority of a cycle's steps (spec §3): pre-failover delta, then IR, then delta."""
+    """Return the task queue priority of a cycle's steps (spec §3): pre-failover delta, then IR, then resync, then delta."""
     return Priority(priority_key=_PRIORITIES[kind])
 
 

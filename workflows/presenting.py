@@ -7,8 +7,8 @@ from deltaferry.model.states import MigrationState
 from deltaferry.planning.downtime import predict
 from deltaferry.planning.phrases import duration_text, size_text
 from deltaferry.planning.transitions import Situation, allowed
-from workflows.replication_state import CycleRecord, EntityState, Replication
-from workflows.views import DiskView, StatusView
+from workflows.replication_state import CycleRecord, EntityState, RepairState, Replication
+from workflows.views import DiskView, RepairView, StatusView
 
 _SHOWN_CYCLES = 8
 KEPT_CYCLES = 20
@@ -24,7 +24,7 @@ GUEST_NOT_PREPARED = (
 
 def predicted_downtime(cycles: tuple[CycleRecord, ...], expected_import: timedelta = _IMPORT_GUESS) -> timedelta | None:
     """Return what a migration would take from shutdown to running, from the last committed cycles; None before there are two."""
-    deltas = [cycle for cycle in cycles if cycle.committed and cycle.kind is not CycleKind.INITIAL]
+    deltas = [cycle for cycle in cycles if cycle.committed and cycle.kind not in (CycleKind.INITIAL, CycleKind.RESYNC)]
     if len(deltas) < 2:
         return None
     before, last = deltas[-2], deltas[-1]
@@ -69,7 +69,19 @@ def status_view(
         migration=state.migration,
         migrated_at=state.migrated_at,
         warnings=tuple(warnings),
+        repair=_repair_view(state.repair),
+        resyncs=state.resyncs,
+        scrub_percent=state.scrub.percent({disk.key: disk.capacity_bytes for disk in replication.disks}) if state.scrub else None,
+        last_scrub=state.last_scrub,
+        next_scrub_at=state.next_scrub,
     )
+
+
+def _repair_view(repair: RepairState | None) -> RepairView | None:
+    if repair is None:
+        return None
+    cause = repair.cause.value if repair.cause is not None else "an operator's request"
+    return RepairView(cause, repair.reason, repair.rung.value, repair.step, repair.since, repair.starts_at, repair.failures)
 
 
 def disk_views(replication: Replication, state: EntityState) -> tuple[DiskView, ...]:
@@ -120,6 +132,22 @@ def details(view: StatusView, disks: tuple[DiskView, ...], cycles: tuple[CycleRe
     if view.last_refused:
         refused = view.last_refused
         lines += [f"> *Last refused request:* `{refused.operation}` at {_time(refused.at)}: {refused.sentence}", ""]
+    if view.repair:
+        begins = f"begins at {_time(view.repair.starts_at)}" if view.repair.starts_at else "waits for `repair`"
+        lines += [f"> **Resync:** {view.repair.step}. It {begins} unless it runs already.", ""]
+    if view.resyncs:
+        last = view.resyncs[-1]
+        share = 100 * last.differing_bytes / max(last.compared_bytes, 1)
+        lines += [
+            f"- **Last resync:** {_time(last.ended_at)}, {last.rung.value}: "
+            f"{size_text(last.differing_bytes)} differed, {share:.2f} % of {size_text(last.compared_bytes)} compared",
+        ]
+    if view.last_scrub:
+        scrub = view.last_scrub
+        found = scrub.failure or (f"{size_text(scrub.differing_bytes)} differed" if scrub.differing_bytes else "nothing differed")
+        lines += [f"- **Last verified:** {_time(scrub.ended_at)}: {size_text(scrub.read_bytes)} read, {found}"]
+    if view.resyncs or view.last_scrub:
+        lines += [""]
     lines += ["**Disks**", "", *(_disk_line(disk) for disk in disks)]
     if cycles:
         lines += ["", "**Last cycles**", "", *(_cycle_line(cycle) for cycle in reversed(cycles[-_SHOWN_CYCLES:]))]

@@ -10,6 +10,8 @@ EXAMPLES = {
     "AdoptInput": '{"site": "lon1"}',
     "MigrateOptions": '{"shutdown_timeout": "PT10M", "allow_power_off": true}',
     "EndOptions": '{"keep_change_tracking": false, "reason": "why"}',
+    "RepairOptions": '{"full_copy": false, "reset_tracking": false}',
+    "VerifyOptions": '{"with_source": false}',
     "Reason": '{"reason": "why"}',
     "TargetProperties": '{"size": "Standard_D4s_v5", "subnet": "web"}',
 }

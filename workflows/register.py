@@ -6,6 +6,7 @@ from workflows.ending import CompleteMigration, StopReplication
 from workflows.initial_replication import InitialReplication
 from workflows.migrate_vm import MigrateVm
 from workflows.replicate_vm import ReplicateVm
+from workflows.resync import Resync
 from workflows.site_slots import SiteSlots
 
 WORKFLOWS = (
@@ -13,6 +14,7 @@ WORKFLOWS = (
     AdoptReplications,
     ReplicateVm,
     InitialReplication,
+    Resync,
     MigrateVm,
     StopReplication,
     CompleteMigration,

@@ -1,7 +1,7 @@
 """`ReplicateVm`: the one immortal workflow of a VM under replication. It alone runs cycles and writes the replication's state."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -14,11 +14,10 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind, DiskBase
     from deltaferry.model.states import MigrationState, Operation, ReplicationState
     from workflows import names
-    from workflows.delta_cycle import FENCE_TRIES
     from workflows.ending import CompleteMigration, StopReplication
     from workflows.entity_migration import EntityMigration
     from workflows.holding_slots import ensure_arbiter
-    from workflows.job_messages import InitialInput, InitialResult, JobReport
+    from workflows.job_messages import CopyResult, InitialInput, JobReport
     from workflows.operator_input import EndOptions
     from workflows.policies import CYCLES_PER_RUN, PREPARE, SETTLE
     from workflows.replication_state import CycleRecord, EndInput, FailureView, ReplicateVmInput
@@ -127,11 +126,11 @@ class ReplicateVm(EntityMigration):
             report = await self._run_job(names.INITIAL_REPLICATION, start, job_id, "initial replication", cut_by_stop=True)
             if self._ending is not None:
                 return
-            if report.initial is not None:
-                await self._commit_initial(report.initial)
+            if report.copied is not None:
+                await self._commit_initial(report.copied)
                 return
             if report.error is None:
-                s.fence += FENCE_TRIES  # numbers that it may have used and not reported
+                self._burn_numbers()
             error = report.error or health_error(
                 FailureView(ErrorKind.INTERRUPTED, "The initial replication was ended from outside."),
                 workflow.now(),
@@ -139,18 +138,13 @@ class ReplicateVm(EntityMigration):
             )
             await self._wait_for_retry(error, _R.INITIAL_FAILED)
 
-    async def _commit_initial(self, result: InitialResult) -> None:
+    async def _commit_initial(self, result: CopyResult) -> None:
         s = self._state
-        s.fence, s.cycles_minted = max(s.fence, result.fence), max(s.cycles_minted, result.cycle_number)
-        s.bases, s.initial_bases, s.dirty = result.bases, (), ()
-        s.point = result.point
+        self._take_copy(result)
         s.initial = result.summaries
-        s.profile, s.placement = result.profile, result.placement
-        s.verified_blocks += sum(summary.verified_blocks for summary in result.summaries)
         s.replication_state = _R.DELTA_SYNC
         s.migration_state = _M.TEST_PENDING
         s.health = ()
-        self._percent = None
         s.cycles = (
             CycleRecord(
                 cycle_key=result.cycle_key,
@@ -179,28 +173,48 @@ class ReplicateVm(EntityMigration):
             await self._replicate_again()
         elif self._wanted:  # of a migration that this run does not know: it was reset
             await self._take_up(self._wanted[0].requester)
-        elif s.migration_state is _M.MIGRATION_QUEUED:
+        elif s.migration_state is _M.MIGRATION_QUEUED and s.repair is None:
             await self._migrate()
         elif s.replication_state is _R.PAUSE_IN_PROGRESS:
             s.replication_state = _R.PAUSED
             self._say("paused until resume")
             await self._record()
+        elif self._repair_is_due():
+            await self._resync()
+        elif self._repair_is_to_be_scheduled():
+            await self._schedule_repair()
         elif self._cycle_is_due():
             await self._delta()
         elif self._should_roll_over():
             await self._roll_over()
+        elif self._scrub_is_due():
+            await self._scrub()
         else:
             await self._sleep()
 
     async def _sleep(self) -> None:
         """Sleep until the absolute deadline in the state, or until something is to be done."""
-        due = self._state.next_due if self._cycles_run() else None
+        self._plan_scrub()
+        due, summary = self._next_deadline()
         timeout = max(due - workflow.now(), timedelta(milliseconds=1)) if due is not None else None
-        summary = f"next delta {due:%H:%M:%S} UTC: {self._state.next_reason}" if due is not None else None
         try:
             await workflow.wait_condition(self._has_work, timeout=timeout, timeout_summary=summary)
         except TimeoutError:
             return
+
+    def _next_deadline(self) -> tuple[datetime | None, str | None]:
+        """Return when the next thing begins by itself, and what that is."""
+        s = self._state
+        if s.repair is not None and s.migration_state is not _M.MIGRATED:
+            starts = s.repair.starts_at
+            if starts is None:
+                return (None if s.repair.scheduled else s.repair.ask_again_at), "ask when a resync may begin"
+            return starts, f"resync {starts:%Y-%m-%d %H:%M} UTC: {s.repair.step}"
+        due = s.next_due if self._cycles_run() else None
+        scrub = s.next_scrub if s.replication_state is _R.DELTA_SYNC else None
+        if scrub is not None and (due is None or scrub < due):
+            return scrub, f"verify the seed disks {scrub:%Y-%m-%d %H:%M} UTC"
+        return due, f"next delta {due:%H:%M:%S} UTC: {s.next_reason}" if due is not None else None
 
     def _has_work(self) -> bool:
         s = self._state
@@ -209,9 +223,10 @@ class ReplicateVm(EntityMigration):
             or self._rollback
             or self._continue_after_migration
             or bool(self._wanted)
-            or s.migration_state is _M.MIGRATION_QUEUED
+            or (s.migration_state is _M.MIGRATION_QUEUED and s.repair is None)
             or s.replication_state is _R.PAUSE_IN_PROGRESS
             or self._cycle_is_due()
+            or self._wake_for_repair()
             or self._should_roll_over()
         )
 

@@ -1,11 +1,13 @@
 """A replication's constants and its state: carried over continue-as-new, written into the commit record, a published schema."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicatedDisk, ReplicationRef
 from deltaferry.model.states import HealthError, JobOutcome, MigrationState, ReplicationState
+from deltaferry.planning.ladder import Rung
 from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
 from workflows.site_messages import Placement, SiteProfile
 
@@ -82,6 +84,89 @@ class MigrationResult:
     """What an operator still has to see to."""
 
 
+@dataclass(frozen=True, slots=True)
+class DiskPosition:
+    """From which offset on a disk is still to be looked at; a whole number of granules."""
+
+    disk_key: int
+    position_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairState:
+    """A replication that is marked for resync: from now on only a resync may follow, whatever happens."""
+
+    cause: ErrorKind | None
+    """None where an operator asked for it."""
+    reason: str
+    since: datetime
+    rung: Rung
+    step: str
+    """Why it is that rung."""
+    bases: tuple[DiskBase, ...] = ()
+    """Up to where each disk was compared by a pass that has not finished."""
+    dirty: tuple[tuple[int, PlanRef], ...] = ()
+    """What such a pass found different."""
+    asked: bool = False
+    """An operator wants it at once."""
+    scheduled: bool = False
+    """It was found out when an automatic resync may begin."""
+    ask_again_at: datetime | None = None
+    """It could not be found out: when to ask once more."""
+    starts_at: datetime | None = None
+    not_before: datetime | None = None
+    parked: bool = False
+    """The last resync failed in a way that waits for an operator."""
+    under_way: bool = False
+    """A resync was started and has not reported: a run that finds this takes it up where it still runs."""
+    failures: int = 0
+    """How many resyncs for this cause failed in themselves."""
+    reset_tracking: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResyncRecord:
+    """A resync that succeeded."""
+
+    cause: ErrorKind | None
+    rung: Rung
+    started_at: datetime
+    ended_at: datetime
+    compared_bytes: int
+    differing_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubState:
+    """A scrub under way: how far it is, and what it found so far."""
+
+    started_at: datetime
+    positions: tuple[DiskPosition, ...]
+    key: str
+    """Names what its chunks store: another scrub does not find it."""
+    read_bytes: int = 0
+    differing_bytes: int = 0
+    found: tuple[tuple[int, int], ...] = ()
+    """(disk key, offset) of the first granules that differ."""
+
+    def percent(self, capacities: Mapping[int, int]) -> float:
+        """Return how much of the disks was looked at."""
+        reached = sum(position.position_bytes for position in self.positions)
+        return round(100 * reached / max(sum(capacities.values()), 1), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubRecord:
+    """How the last scrub ended; `failure` is empty if it read everything."""
+
+    started_at: datetime
+    ended_at: datetime
+    read_bytes: int
+    differing_bytes: int
+    found: tuple[tuple[int, int], ...] = ()
+    failure: str = ""
+
+
 @dataclass(slots=True)
 class EntityState:
     """The state of a `ReplicateVm`: carried over continue-as-new, and a published schema."""
@@ -108,6 +193,8 @@ class EntityState:
     cycles: tuple[CycleRecord, ...] = ()
     """The last cycles, newest last."""
     cycles_committed: int = 0
+    samples_taken: int = 0
+    """Which turn of the sampling comparison the next delta takes."""
     delta_bytes_sent: int = 0
     verified_blocks: int = 0
     initial: tuple[InitialSummary, ...] = ()
@@ -128,6 +215,14 @@ class EntityState:
     """NICs of the source that a migration has disconnected at power-on."""
     source_off_by_us: bool = False
     """A migration has shut the source down, and nothing has started it again on our behalf."""
+    auto_repair: bool = True
+    """Whether a resync that is needed begins by itself in the site's off-hours window."""
+    repair: RepairState | None = None
+    resyncs: tuple[ResyncRecord, ...] = ()
+    """The last resyncs, newest last."""
+    scrub: ScrubState | None = None
+    last_scrub: ScrubRecord | None = None
+    next_scrub: datetime | None = None
     end_options: EndOptions | None = None
     """How to stop or complete, once one of them was accepted."""
 

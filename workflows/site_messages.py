@@ -1,9 +1,10 @@
 """A site as workflows see it, and what the prerequisite checks ask and answer."""
 
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
+from deltaferry.planning.windows import DEFAULT_OFF_HOURS
 from workflows.operator_input import TargetProperties
 
 
@@ -29,6 +30,33 @@ class SiteProfile:
     disks_per_appliance: int
     disks_per_host: int
     snapshots_per_datastore: int
+    time_zone: str = "UTC"
+    """IANA name."""
+    off_hours: str = DEFAULT_OFF_HOURS
+    """When automatic resyncs may start: weekly windows as `deltaferry.planning.windows` reads them; empty means never."""
+    sample_share: float = 0.0
+    """The share of blocks, from 0 to 1, that a cycle compares although change tracking calls them unchanged."""
+    scrub_every: timedelta = timedelta(0)
+    """How often the seed disks are read whole and compared with what was committed; zero means only on request."""
+
+
+@dataclass(frozen=True, slots=True)
+class OffHoursInput:
+    """Ask when automatic resyncs may start, from an instant on."""
+
+    profile: SiteProfile
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OffHoursAnswer:
+    """The off-hours window that covers the instant asked for, or else the next one. Instants are UTC."""
+
+    start: datetime | None
+    """The instant asked for, if it is inside; None if the site has no off-hours, so that none ever starts."""
+    end: datetime | None
+    """When it ends: that of the union of windows that follow without a gap. None without a start, and if it never ends."""
+    inside: bool
 
 
 @dataclass(frozen=True, slots=True)

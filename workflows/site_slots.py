@@ -21,6 +21,7 @@ _PRIORITIES = {
     CycleKind.FINAL: Priority.PRE_FAILOVER,
     CycleKind.ON_DEMAND: Priority.PRE_FAILOVER,
     CycleKind.INITIAL: Priority.INITIAL,
+    CycleKind.RESYNC: Priority.RESYNC,
     CycleKind.DELTA: Priority.DELTA,
 }
 

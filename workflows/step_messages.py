@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from deltaferry.model.replication import CycleKind, DiskBase, ObjectRef, PlanRef, RecoveryPoint
+from deltaferry.model.replication import CycleKind, DiskBase, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk
+from deltaferry.planning.ladder import Rung
 from workflows.operator_input import TargetProperties
-from workflows.replication_state import EntityState, ReplicateVmInput, Replication
+from workflows.replication_state import DiskPosition, EntityState, ReplicateVmInput, Replication
 from workflows.site_messages import Placement
 
 
@@ -32,6 +33,12 @@ class BeginCycleInput:
     kind: CycleKind
     bases: tuple[DiskBase, ...]
     dirty: tuple[tuple[int, PlanRef], ...]
+    sample_share: float = 0.0
+    """From 0 to 1: how much of each disk is compared with its checksum map though nothing is said to have changed there."""
+    cycle_number: int = 0
+    """Which turn it is: after `ceil(1 / sample_share)` consecutive numbers every part of a disk was sampled."""
+    since: datetime | None = None
+    """When the last committed snapshot was taken: how the source stopped since then decides whether tracking is trusted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +52,149 @@ class PlannedDisk:
 
 @dataclass(frozen=True, slots=True)
 class BegunCycle:
-    """A cycle whose snapshot is held."""
+    """A cycle whose snapshot is held, or one that reads a source that is off without a snapshot."""
 
     snapshot: str
     taken_at: datetime
     powered_on: bool
     disks: tuple[PlannedDisk, ...]
     placement: Placement = field(default_factory=Placement)
+    sampled_bytes: int = 0
+    without_snapshot: bool = False
+    """The change ids are those of the source's disks as they are: no base for a later cycle."""
+
+
+@dataclass(frozen=True, slots=True)
+class DisksNow:
+    """The disks to replicate from now on, and a sentence for what happened to them; empty where nothing did."""
+
+    disks: tuple[ReplicatedDisk, ...]
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class BeginResyncInput:
+    """Pass the gates, take the snapshot of a resync pass, and say per disk what it has to send anyway and what to compare."""
+
+    replication: Replication
+    cycle_key: str
+    rung: Rung
+    bases: tuple[DiskBase, ...]
+    """`copied_up_to_bytes` is up to where a disk was compared already, under the snapshot that `change_id` is of."""
+    dirty: tuple[tuple[int, PlanRef], ...]
+    """(disk key, plan) of what earlier passes found different: it is sent whatever changed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class SurveyedDisk:
+    """A disk in a begun resync pass."""
+
+    disk_key: int
+    change_id: str
+    known: PlanRef
+    """What is sent without comparing: below the mark what changed since the earlier pass, and what that one found."""
+    survey: PlanRef
+    """Above the mark, what the source has to compare: whole granules, as the rung says."""
+
+
+@dataclass(frozen=True, slots=True)
+class BegunResync:
+    """A resync pass whose snapshot is held."""
+
+    snapshot: str
+    taken_at: datetime
+    powered_on: bool
+    disks: tuple[SurveyedDisk, ...]
+    placement: Placement = field(default_factory=Placement)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSeedInput:
+    """Compare seed disks with their checksum maps, where they are, from the given positions on."""
+
+    replication: Replication
+    cycle_key: str
+    fence: int | None
+    """Raised on every seed first, so that no late writer changes what was checked; None for a scrub between two cycles."""
+    disks: tuple[DiskPosition, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedSeed:
+    """What a chunk of a disk's check found."""
+
+    disk_key: int
+    position_bytes: int
+    """Up to where it was checked; the capacity at the disk's end."""
+    check: ObjectRef
+    """The stored `SeedCheck`: which granules are present on the seed, and which differ from the map."""
+    read_bytes: int
+    differing_bytes: int
+    first_differences: tuple[int, ...] = ()
+    """Offsets of the first differing granules, at most 8."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckSeedResult:
+    """One chunk for each disk."""
+
+    disks: tuple[CheckedSeed, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CompareDisk:
+    """A disk's part of a comparison: from `position_bytes` up to `end_bytes`, where the seed's check ended."""
+
+    disk_key: int
+    survey: PlanRef
+    position_bytes: int
+    end_bytes: int
+    check: ObjectRef
+
+
+@dataclass(frozen=True, slots=True)
+class CompareInput:
+    """Hash the snapshot's granules, and find those that differ from the checksum map, or whose seed does."""
+
+    replication: Replication
+    cycle_key: str
+    snapshot: str
+    rung: Rung
+    disks: tuple[CompareDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedDisk:
+    """What a chunk of a disk's comparison found."""
+
+    disk_key: int
+    position_bytes: int
+    differing: PlanRef
+    """A plan of the differing granules; it may be empty."""
+    compared_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompareResult:
+    """One chunk for each disk."""
+
+    disks: tuple[ComparedDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResyncInput:
+    """Make each disk's plan of a resync pass: (disk key, plans to join)."""
+
+    replication: Replication
+    cycle_key: str
+    disks: tuple[tuple[int, tuple[PlanRef, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedResync:
+    """(disk key, plan) of each disk."""
+
+    plans: tuple[tuple[int, PlanRef], ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,20 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from deltaferry.model.states import HealthError
-from workflows.replication_state import InitialSummary, MigrationResult, Refusal
+from workflows.replication_state import InitialSummary, MigrationResult, Refusal, ResyncRecord, ScrubRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RepairView:
+    """Why a replication is marked for resync, how precise the next one is, and when it begins."""
+
+    cause: str
+    reason: str
+    rung: str
+    step: str
+    since: datetime
+    starts_at: datetime | None
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,11 @@ class StatusView:
     migration: MigrationResult | None
     migrated_at: datetime | None
     warnings: tuple[str, ...] = ()
+    repair: RepairView | None = None
+    resyncs: tuple[ResyncRecord, ...] = ()
+    scrub_percent: float | None = None
+    last_scrub: ScrubRecord | None = None
+    next_scrub_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

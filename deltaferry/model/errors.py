@@ -34,6 +34,7 @@ class ErrorKind(StrEnum):
     VSPHERE_LOGIN_REJECTED = "VsphereLoginRejected"
     VSPHERE_PERMISSION = "VspherePermission"
     VSPHERE_UNREACHABLE = "VsphereUnreachable"
+    HOST_GONE = "HostGone"
     VSPHERE_BUSY = "VsphereBusy"
     VSPHERE_FAULT = "VsphereFault"
     SNAPSHOT_LOST = "SnapshotLost"
@@ -44,7 +45,11 @@ class ErrorKind(StrEnum):
     CBT_NO_EPOCH = "CbtNoEpoch"
     CBT_CHANGE_ID_REJECTED = "CbtChangeIdRejected"
     CBT_CORRUPT = "CbtCorrupt"
+    CBT_MISSED_CHANGES = "CbtMissedChanges"
+    TRACKING_RESET_REFUSED = "TrackingResetRefused"
     DISKS_CHANGED = "DisksChanged"
+    SOURCE_LOST_POWER = "SourceLostPower"
+    SOURCE_MOVED_ON = "SourceMovedOn"
     DATASTORE_FULL = "DatastoreFull"
     GUEST_SHUTDOWN_TIMED_OUT = "GuestShutdownTimedOut"
     GUEST_TOOLS_UNAVAILABLE = "GuestToolsUnavailable"
@@ -55,13 +60,16 @@ class ErrorKind(StrEnum):
     STORE_ACCESS_DENIED = "StoreAccessDenied"
     STORE_OBJECT_MISSING = "StoreObjectMissing"
     STORE_FULL = "StoreFull"
+    STORE_LEASED = "StoreLeased"
     FENCED = "Fenced"
     SEED_MISSING = "SeedMissing"
+    SEED_DAMAGED = "SeedDamaged"
     CHECKSUM_MISMATCH = "ChecksumMismatch"
     SEGMENT_DAMAGED = "SegmentDamaged"
     COVERAGE_MISMATCH = "CoverageMismatch"
     MANIFEST_MISMATCH = "ManifestMismatch"
     KEY_UNAVAILABLE = "KeyUnavailable"
+    KEY_VAULT_UNREACHABLE = "KeyVaultUnreachable"
     LOCAL_DISK_FULL = "LocalDiskFull"
     # Azure
     AZURE_LOGIN_REJECTED = "AzureLoginRejected"
@@ -74,6 +82,7 @@ class ErrorKind(StrEnum):
     AZURE_FAILED = "AzureFailed"
     # ours
     INTERRUPTED = "Interrupted"
+    RESYNC_REPEATS = "ResyncRepeats"
     INTERNAL = "Internal"
 
 
@@ -149,6 +158,13 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
         True,
         _V,
     ),
+    _K.HOST_GONE: ErrorRecord(
+        "The ESXi host that ran the VM does not answer vCenter, or no longer runs the VM.",
+        "Nothing if the VM was moved: its host is read again. Otherwise connect the host in vCenter again.",
+        True,
+        _V,
+        timedelta(seconds=5),
+    ),
     _K.VSPHERE_BUSY: ErrorRecord(
         "vSphere is carrying out another task on the VM.",
         "Nothing: it is tried again when the other task is done.",
@@ -209,11 +225,35 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
         False,
         _V,
     ),
+    _K.CBT_MISSED_CHANGES: ErrorRecord(
+        "Blocks changed that change block tracking does not report.",
+        "Repair the replication: the disks must be resynchronised. If it happens again, reset change block tracking on the VM.",
+        False,
+        _V,
+    ),
+    _K.TRACKING_RESET_REFUSED: ErrorRecord(
+        "Change tracking cannot be reset while the VM has snapshots.",
+        "Remove the snapshots named in the message, then send repair again.",
+        False,
+        _V,
+    ),
     _K.DISKS_CHANGED: ErrorRecord(
         "A disk was added, removed or resized under replication.",
-        "Undo the change, or stop the replication and enable it again.",
+        "Repair the replication: it takes the VM's disks as they are now. Or undo the change first.",
         False,
         _O,
+    ),
+    _K.SOURCE_LOST_POWER: ErrorRecord(
+        "The source VM lost power or was forcibly shut down: change tracking may have missed writes.",
+        "Repair the replication: the disks must be resynchronised. Shut guests down instead of powering VMs off.",
+        False,
+        _V,
+    ),
+    _K.SOURCE_MOVED_ON: ErrorRecord(
+        "The source was started or changed while its disks were read without a snapshot.",
+        "Nothing was committed. Consolidate the VM's disks, then send migrate_now again.",
+        False,
+        _V,
     ),
     _K.DATASTORE_FULL: ErrorRecord(
         "A datastore's free space is below the threshold.",
@@ -262,11 +302,27 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
     _K.STORE_FULL: ErrorRecord(
         "A storage account has no room left.", "Make room, or raise the account's capacity.", True, _A, timedelta(minutes=1)
     ),
+    _K.STORE_LEASED: ErrorRecord(
+        "Somebody holds a lease on a blob or container of Deltaferry's.",
+        "Find out who took the lease, and break it; Deltaferry takes none.",
+        True,
+        _A,
+        timedelta(minutes=1),
+    ),
     _K.FENCED: ErrorRecord(
         "A newer writer has taken over the seed disk.", "Nothing: the replication raises its number and goes on.", False, _D
     ),
     _K.SEED_MISSING: ErrorRecord(
-        "A seed disk is missing.", "Stop the replication and enable it again; find out who deleted the page blob.", False, _A
+        "A seed disk is missing.",
+        "Repair the replication: the seed disk is made again. Find out who deleted the page blob.",
+        False,
+        _A,
+    ),
+    _K.SEED_DAMAGED: ErrorRecord(
+        "A seed disk is not what was committed to it.",
+        "Repair the replication: what differs is sent again. Find out who wrote to the page blob.",
+        False,
+        _A,
     ),
     _K.CHECKSUM_MISMATCH: ErrorRecord(
         "A block's checksum does not match its content.",
@@ -298,6 +354,13 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
         True,
         _A,
         timedelta(seconds=30),
+    ),
+    _K.KEY_VAULT_UNREACHABLE: ErrorRecord(
+        "Key Vault does not answer, or throttles.",
+        "Check the outbound network on 443 and the vault's firewall; throttling passes by itself.",
+        True,
+        _A,
+        timedelta(seconds=10),
     ),
     _K.LOCAL_DISK_FULL: ErrorRecord(
         "The worker's own disk is full.", "Make room on the worker's machine.", True, _O, timedelta(seconds=30)
@@ -335,6 +398,12 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
         True,
         _D,
         timedelta(seconds=1),
+    ),
+    _K.RESYNC_REPEATS: ErrorRecord(
+        "The same cause leads to a resync again and again.",
+        "Mend the cause that the message names; a resync mends only its effect.",
+        False,
+        _O,
     ),
     _K.INTERNAL: ErrorRecord("A defect of Deltaferry.", "Report it with the workflow's history.", True, _D),
 }

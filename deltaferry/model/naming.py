@@ -56,6 +56,15 @@ def seed_name(disk_key: int) -> str:
     return f"disk-{disk_key}.vhd"
 
 
+_SEED = re.compile(r"disk-(?P<key>[0-9]+)\.vhd")
+
+
+def disk_of_seed(name: str) -> int | None:
+    """Return the disk key in the name of a seed page blob, or None for another name."""
+    match = _SEED.fullmatch(name)
+    return int(match["key"]) if match else None
+
+
 CYCLES_PREFIX = "cycles/"
 """How the names of all cycles' objects begin: between two cycles nothing below it is needed any more."""
 
@@ -90,6 +99,26 @@ def covered_name(cycle_key: str, disk_key: int, first_segment: int, fence: int) 
     return f"{cycle_prefix(cycle_key)}{disk_key}/covered-{first_segment:010d}-{fence}"
 
 
+def known_name(cycle_key: str, disk_key: int) -> str:
+    """Return the name of the plan of what a resync pass sends of a disk without comparing."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/known"
+
+
+def survey_name(cycle_key: str, disk_key: int) -> str:
+    """Return the name of the plan of what a resync pass compares of a disk on the source."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/survey"
+
+
+def seed_check_name(cycle_key: str, disk_key: int, position_bytes: int) -> str:
+    """Return the name of the record of a disk's seed, checked from an offset on."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/seed-check-{position_bytes:016d}"
+
+
+def differs_name(cycle_key: str, disk_key: int, position_bytes: int) -> str:
+    """Return the name of the plan of what differs, compared from an offset on."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/differs-{position_bytes:016d}"
+
+
 def checksum_map_prefix(disk_key: int) -> str:
     """Return how the names of a disk's checksum map chunks begin."""
     return f"checksums/{disk_key}/"
@@ -100,6 +129,15 @@ COMMIT_RECORD = "commit-record"
 
 VM_BEFORE = "vm-before"
 """The gateway container's object that says how the VM was before it was enabled."""
+
+POWER_OFFS = "power-offs"
+"""The gateway container's object with the instants at which we began to power the source off."""
+
+
+def present_name(cycle_key: str) -> str:
+    """Return the name of the gateway object that says how the source's disks were when a pass without a snapshot began."""
+    return f"{cycle_prefix(cycle_key)}present"
+
 
 WRAPPED_KEY = "data-key"
 """The gateway container's object that holds the wrapped data key."""

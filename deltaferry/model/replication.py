@@ -52,6 +52,7 @@ class CycleKind(StrEnum):
     DELTA = "delta"
     ON_DEMAND = "on-demand"
     FINAL = "final"
+    RESYNC = "resync"
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,11 +52,16 @@ class SnapshotDisk:
     file_name: str
     change_id: str | None
     """`<tracking uuid>/<epoch>`; None while change tracking is off on the disk."""
+    content_id: str | None = None
+    """vSphere's id of the backing's content, where it tells one: equal as long as nobody has written to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A snapshot of a VM; `moref` is vSphere's own name for it, e.g. `snapshot-22`."""
+    """A snapshot of a VM; `moref` is vSphere's own name for it, e.g. `snapshot-22`.
+
+    Without `moref` it stands for a powered-off VM's disks as they are, of which no snapshot was taken.
+    """
 
     moref: str
     name: str

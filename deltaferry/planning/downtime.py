@@ -7,6 +7,7 @@ seed disks, one after the other. Repeating deltas drives `d` towards the fixed p
 where the guest changes data as fast as it can be moved there is none, and the answer is `NEVER`.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 
 NEVER = timedelta(days=365)
@@ -46,6 +47,16 @@ def estimate_remaining(bytes_done: int, bytes_total: int, elapsed: timedelta) ->
     if bytes_done <= 0 or elapsed <= timedelta(0):
         return None
     return _capped(round(elapsed.total_seconds() * (bytes_total - bytes_done) / bytes_done))
+
+
+_ASSUMED_BYTES_PER_S = 200e6
+"""What one ESXi host gives at least (facts 0.9): the guess where no resync was measured yet."""
+
+
+def predicted_resync(capacity_bytes: int, earlier: Sequence[tuple[int, timedelta]] = ()) -> timedelta:
+    """Return how long a resync takes: the disks' size at the rate of the last one, given as (bytes compared, duration)."""
+    measured = [compared / duration.total_seconds() for compared, duration in earlier if compared and duration > timedelta(0)]
+    return _capped(capacity_bytes / (measured[-1] if measured else _ASSUMED_BYTES_PER_S))
 
 
 def _capped(seconds: float) -> timedelta:

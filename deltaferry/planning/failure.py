@@ -8,7 +8,17 @@ from deltaferry.model.errors import ErrorKind
 _K = ErrorKind
 
 CBT_CANNOT_REPAIR = frozenset(
-    {_K.CBT_OFF, _K.CBT_RESET, _K.CBT_CHANGE_ID_REJECTED, _K.CBT_CORRUPT, _K.SEED_MISSING, _K.DISKS_CHANGED, _K.CLAIM_LOST}
+    {
+        _K.CBT_OFF,
+        _K.CBT_RESET,
+        _K.CBT_CHANGE_ID_REJECTED,
+        _K.CBT_CORRUPT,
+        _K.CBT_MISSED_CHANGES,
+        _K.SEED_MISSING,
+        _K.DISKS_CHANGED,
+        _K.SOURCE_LOST_POWER,
+        _K.CLAIM_LOST,
+    }
 )
 """Causes that the next delta cannot mend: the replication is marked for resync at once."""
 

@@ -50,10 +50,14 @@ _STOP_AFTER_CYCLE = _yes(
 _UPDATE = _yes("The new target properties apply from the next migration on.")
 _NOT_MIGRATED = _no("Complete is accepted only after a successful migration: send migrate_now first, or stop to end replication.")
 _NOTHING_TO_REPAIR = _no("There is nothing to repair: repair is for a replication that is Repair pending.")
-_NO_RESYNC = _no(
-    "Repair is not possible yet: the resynchronisation pass is not part of this version. "
-    "Stop the replication and enable the VM again: that makes a new full copy."
+_NOT_YET_COPIED = _no("There is no full copy yet to compare with: it is accepted when the replication has reached Delta sync.")
+_WHILE_PAUSED = _no("Replication is paused or being resumed: send resume, and ask again in Delta sync.")
+_RESYNC = _yes(
+    "The seed disks are compared with the source by checksums, after a cycle that runs now, and what differs is sent; no cycles run meanwhile."
 )
+_REPAIR = _yes("The resync begins as soon as there are slots for it; delta cycles go on when it has succeeded.")
+_VERIFY = _yes("The seed disks are read and compared with their checksum maps; cycles go on between the chunks.")
+_VERIFY_AFTER_REPAIR = _no("The replica needs a repair, which verifies it as well: send repair.")
 _NOTHING_FAILED = _no("Nothing waits for a retry: retry is accepted after something failed that is not tried again by itself.")
 _RETRY = _yes("What failed is tried again at once.")
 _NOT_PAUSED = _no("Replication is not paused: resume is accepted in Pause in progress and Paused, and after a migration.")
@@ -66,6 +70,8 @@ def _initial(migrate_and_pause: str, resume: str) -> Mapping[Operation, Verdict]
         _O.RESUME: _no(resume),
         _O.MIGRATE: _no(migrate_and_pause),
         _O.REPAIR: _NOTHING_TO_REPAIR,
+        _O.RESYNC: _NOT_YET_COPIED,
+        _O.VERIFY: _NOT_YET_COPIED,
         _O.STOP: _STOP,
         _O.UPDATE_TARGET: _UPDATE,
     }
@@ -78,6 +84,8 @@ def _pausing(stop: Verdict, pause: str) -> Mapping[Operation, Verdict]:
         _O.RESUME: _yes("Delta cycles go on."),
         _O.MIGRATE: _no("Replication is paused and no cycle runs, a migration's neither: send resume first, then migrate_now."),
         _O.REPAIR: _NOTHING_TO_REPAIR,
+        _O.RESYNC: _WHILE_PAUSED,
+        _O.VERIFY: _WHILE_PAUSED,
         _O.STOP: stop,
         _O.UPDATE_TARGET: _UPDATE,
     }
@@ -92,11 +100,31 @@ def _resuming(stop: Verdict) -> Mapping[Operation, Verdict]:
             "Replication is being resumed: migrate_now is accepted again in Delta sync, when the resuming cycle is done."
         ),
         _O.REPAIR: _NOTHING_TO_REPAIR,
+        _O.RESYNC: _WHILE_PAUSED,
+        _O.VERIFY: _WHILE_PAUSED,
         _O.STOP: stop,
         _O.UPDATE_TARGET: _UPDATE,
     }
 
 
+def _repairing(state: str, instead: str, repair: Verdict, resync: Verdict) -> Mapping[Operation, Verdict]:
+    """Return the rules of a replication after which only a resync may follow."""
+    return {
+        _O.PAUSE: _no(f"The replication {state} and no cycles run, so there is nothing to pause: {instead}, or stop."),
+        _O.RESUME: _no(f"The replication {state}, and resume does not help it: {instead}."),
+        _O.MIGRATE: _no(
+            f"The replication {state}, so it cannot be migrated from: {instead}; migrate_now is accepted again in Delta sync."
+        ),
+        _O.REPAIR: repair,
+        _O.RESYNC: resync,
+        _O.VERIFY: _VERIFY_AFTER_REPAIR,
+        _O.STOP: _STOP,
+        _O.UPDATE_TARGET: _UPDATE,
+    }
+
+
+_GO_ON = _yes("The seed disks are resynchronised first, now, with the source VM off; then the migration goes on.")
+_RESYNC_RUNS = _no("A resync is under way already: wait for its end, or send stop to end replication.")
 _RUNNING = "The initial replication is still running: migrate_now and pause are accepted when it has reached Delta sync. Only stop is possible now."
 _FAILED = "The initial replication failed: send retry to let it go on, or stop to give up."
 
@@ -113,6 +141,8 @@ _BY_REPLICATION: Mapping[ReplicationState, Mapping[Operation, Verdict]] = {
         _O.RESUME: _NOT_PAUSED,
         _O.MIGRATE: _yes("The migration starts with an on-demand delta, behind a cycle that runs now."),
         _O.REPAIR: _NOTHING_TO_REPAIR,
+        _O.RESYNC: _RESYNC,
+        _O.VERIFY: _VERIFY,
         _O.STOP: _STOP_AFTER_CYCLE,
         _O.UPDATE_TARGET: _UPDATE,
     },
@@ -120,17 +150,9 @@ _BY_REPLICATION: Mapping[ReplicationState, Mapping[Operation, Verdict]] = {
     _R.PAUSED: _pausing(_STOP, "Replication is paused already: send resume to go on."),
     _R.RESUME_QUEUED: _resuming(_STOP),
     _R.RESUME_IN_PROGRESS: _resuming(_STOP_AFTER_CYCLE),
-    _R.REPAIR_PENDING: {
-        _O.PAUSE: _no("No cycles run while the replication is Repair pending, so there is nothing to pause: stop is possible."),
-        _O.RESUME: _no("Resume does not help a replication that is Repair pending: stop it and enable the VM again."),
-        _O.MIGRATE: _no(
-            "The replica needs a repair, so it cannot be migrated from: stop the replication and enable the VM again; "
-            "migrate_now is accepted in Delta sync."
-        ),
-        _O.REPAIR: _NO_RESYNC,
-        _O.STOP: _STOP,
-        _O.UPDATE_TARGET: _UPDATE,
-    },
+    _R.REPAIR_PENDING: _repairing("is Repair pending", "send repair, or wait for the off-hours window", _REPAIR, _REPAIR),
+    _R.REPAIR_QUEUED: _repairing("waits for slots for its resync", "wait for the resync's end", _RESYNC_RUNS, _RESYNC_RUNS),
+    _R.RESYNC_IN_PROGRESS: _repairing("is being resynchronised", "wait for the resync's end", _RESYNC_RUNS, _RESYNC_RUNS),
 }
 
 _MIGRATED: Mapping[Operation, Verdict] = {
@@ -139,6 +161,8 @@ _MIGRATED: Mapping[Operation, Verdict] = {
     _O.MIGRATE: _no("The VM is migrated already: send complete to finish, or resume first to replicate and migrate again."),
     _O.RETRY: _no("Nothing failed: the VM is migrated. Send complete to finish, or resume to replicate again."),
     _O.REPAIR: _no("The VM is migrated and nothing is left to repair: send complete to finish, or resume to replicate again."),
+    _O.RESYNC: _no("The VM is migrated and no cycles run: send resume to replicate the source VM again, or complete."),
+    _O.VERIFY: _no("The VM is migrated: look at the VM in Azure; send complete, or resume to replicate again."),
     _O.ROLLBACK: _no(
         "The migration succeeded, so there is nothing to roll back: send resume to replicate the source VM again, or complete."
     ),
@@ -162,6 +186,8 @@ def _migrating(state: str, update_target: Verdict) -> Mapping[Operation, Verdict
         _O.MIGRATE: _no(f"A migration is {state} already: wait for its end."),
         _O.RETRY: _no(f"A migration is {state}: if it fails, send migrate_now again."),
         _O.REPAIR: _no(f"Repair is refused while a migration is {state}: {_IN_ITS_HANDS}"),
+        _O.RESYNC: _no(f"Resync is refused while a migration is {state}: {_IN_ITS_HANDS}"),
+        _O.VERIFY: _no(f"Verify is refused while a migration is {state}: {_IN_ITS_HANDS}"),
         _O.ROLLBACK: _no(f"A migration is {state}: rollback is accepted if it fails after the source VM was shut down."),
         _O.STOP: _no(f"Stop is refused while a migration is {state}: {_IN_ITS_HANDS}"),
         _O.COMPLETE: _no(f"A migration is {state}: complete is accepted when it has succeeded."),
@@ -225,12 +251,20 @@ def judge(operation: Operation, situation: Situation) -> Verdict:
         return _retry(situation)
     if operation is _O.COMPLETE:
         return _NOT_MIGRATED
+    if operation is _O.MIGRATE and replication is _R.REPAIR_PENDING and _stands_still(situation):
+        return _GO_ON
     return _BY_REPLICATION[replication][operation]
 
 
 def allowed(situation: Situation) -> tuple[Operation, ...]:
     """Return the operations that a situation accepts, in the order of the enum."""
     return tuple(operation for operation in Operation if judge(operation, situation).accepted)
+
+
+def _stands_still(situation: Situation) -> bool:
+    """Return whether a migration failed behind the source's shut-down, and the source is still off."""
+    failed = situation.migration is _M.MIGRATION_FAILED
+    return failed and situation.source_shut_down_by_us and situation.source_is_off
 
 
 def _rollback(situation: Situation) -> Verdict:
@@ -253,7 +287,7 @@ def _retry(situation: Situation) -> Verdict:
     if situation.waits_for_retry or situation.replication is _R.INITIAL_FAILED:
         return _RETRY
     if situation.replication is _R.REPAIR_PENDING:
-        return _no("A retry does not mend a replication that is Repair pending: stop it and enable the VM again.")
+        return _no("A retry does not mend a replication that is Repair pending: send repair.")
     if situation.migration is _M.MIGRATION_FAILED:
         return _no("Retry does not repeat a migration: send migrate_now to migrate again.")
     return _NOTHING_FAILED

@@ -7,6 +7,8 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +20,14 @@ from temporalio.testing import ActivityEnvironment
 from activities.apply import Apply
 from activities.cleanup import SourceCleanup, TargetCleanup
 from activities.prerequisites import SourceChecks
+from activities.resync import ResyncSource, ResyncTarget
 from activities.snapshots import Snapshots
 from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicationRef
+from deltaferry.planning.ladder import Rung
 from lab.configuration import ACCOUNTS, INSTALLATION
 from lab.control_client import BlobAction, BlobFault
 from lab.settings import SITE, TARGET
@@ -32,16 +36,24 @@ from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site, build_target
 from workflows.operator_input import TargetProperties
-from workflows.replication_state import EntityState, Replication
+from workflows.replication_state import DiskPosition, EntityState, Replication
 from workflows.site_messages import CheckSourceInput
 from workflows.step_messages import (
     AppliedChunk,
     ApplyInput,
     BeginCycleInput,
+    BeginResyncInput,
     BegunCycle,
+    BegunResync,
+    CheckedSeed,
+    CheckSeedInput,
     ChunkDisk,
     CleanSourceInput,
+    CompareDisk,
+    CompareInput,
     OnReplication,
+    PlannedDisk,
+    PlanResyncInput,
     SealInput,
     SentChunk,
     SettleInput,
@@ -60,6 +72,20 @@ NO_CONTAINER = "no container"
 """What a picture says of a container that is not there."""
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a resync's comparisons found."""
+
+    differing: tuple[tuple[int, PlanRef], ...]
+    compared_bytes: int
+    checks: tuple[CheckedSeed, ...]
+    rounds: int
+
+    @property
+    def differing_bytes(self) -> int:
+        return sum(plan.covered_bytes for _, plan in self.differing)
+
+
 class NotIdempotentError(AssertionError):
     """A step that was carried out a second time changed something."""
 
@@ -67,15 +93,18 @@ class NotIdempotentError(AssertionError):
 class ByHand:
     """One VM's replication. Fields hold what the entity's state would hold; `again` says before each step whether to repeat it."""
 
-    def __init__(self, vm: Replicated, chunk_max_bytes: int, again: Callable[[], bool]) -> None:
+    def __init__(
+        self, vm: Replicated, chunk_max_bytes: int, again: Callable[[], bool], chunk_max: timedelta = timedelta(minutes=15)
+    ) -> None:
         world = vm.world
         settings = load_settings(world.config_file, world.environment)
         site, self._close = build_site(settings, SITE)
-        site = dataclasses.replace(site, chunk_max_bytes=chunk_max_bytes)
-        sites, targets = {SITE: site}, {TARGET: build_target(settings, TARGET)}
+        site = dataclasses.replace(site, chunk_max_bytes=chunk_max_bytes, chunk_max=chunk_max)
+        sites, targets = {SITE: site}, {TARGET: dataclasses.replace(build_target(settings, TARGET), chunk_max=chunk_max)}
         self.vm = vm
         self.snapshots, self.transfers = Snapshots(sites), Transfer(sites)
         self.applies, self.verification = Apply(targets), Verification(targets)
+        self.resync_source, self.resync_target = ResyncSource(sites), ResyncTarget(targets)
         self._source_cleanup, self._target_cleanup = SourceCleanup(sites), TargetCleanup(targets)
         self._again = again
         self._stores = {store: vm.blobs(store) for store in ACCOUNTS}
@@ -143,12 +172,18 @@ class ByHand:
         self.do(self.snapshots.prepare_source, on)
         self.state.bases = tuple(DiskBase(disk.key, None, 0) for disk in self.replication.disks)
 
-    def begin(self, kind: CycleKind) -> tuple[str, BegunCycle]:
+    def begin(self, kind: CycleKind, sample_share: float = 0.0, cycle_number: int = 0) -> tuple[str, BegunCycle]:
         """Take a new cycle's snapshot and plan it."""
         self.state.cycles_minted += 1
         cycle_key = f"{self.state.cycles_minted}-{uuid.uuid4()}"
-        request = BeginCycleInput(self.replication, cycle_key, kind, self.state.bases, self.state.dirty)
-        return cycle_key, self.do(self.snapshots.begin_cycle, request)
+        return cycle_key, self.begin_again(cycle_key, kind, sample_share, cycle_number)
+
+    def begin_again(self, cycle_key: str, kind: CycleKind, sample_share: float = 0.0, cycle_number: int = 0) -> BegunCycle:
+        """Carry out the beginning of a cycle of that key, as a repetition does."""
+        return self.do(
+            self.snapshots.begin_cycle,
+            BeginCycleInput(self.replication, cycle_key, kind, self.state.bases, self.state.dirty, sample_share, cycle_number),
+        )
 
     def unsent(self, begun: BegunCycle) -> list[ChunkDisk]:
         """Return what has to be sent of a cycle that has just begun."""
@@ -199,6 +234,120 @@ class ByHand:
         self.state.point, self.state.dirty = point, ()
         self.state.cycles_committed += 1
         self.do(self.verification.settle_cycle, SettleInput(self.replication, self.state))
+
+    # --- resync ---
+
+    def begin_resync(self, rung: Rung) -> tuple[str, BegunResync]:
+        """Take a resync pass's snapshot and survey everything, as where no change id can be trusted."""
+        self.state.cycles_minted += 1
+        cycle_key = f"{self.state.cycles_minted}-{uuid.uuid4()}"
+        bases = tuple(DiskBase(disk.key, None, 0) for disk in self.replication.disks)
+        return cycle_key, self.do(
+            self.resync_source.begin_resync, BeginResyncInput(self.replication, cycle_key, rung, bases, self.state.dirty)
+        )
+
+    def check_seeds(self, cycle_key: str, positions: tuple[DiskPosition, ...], *, seal: bool) -> tuple[CheckedSeed, ...]:
+        """Check a chunk of each seed against its checksum map."""
+        self.state.fence += seal
+        fence = self.state.fence if seal else None
+        return self.do(self.resync_target.check_seed, CheckSeedInput(self.replication, cycle_key, fence, positions)).disks
+
+    def scrub(self) -> tuple[CheckedSeed, ...]:
+        """Check all seeds whole, between two cycles."""
+        capacities = {disk.key: disk.capacity_bytes for disk in self.replication.disks}
+        self.state.cycles_minted += 1
+        cycle_key = f"{self.state.cycles_minted}-{uuid.uuid4()}"
+        left = tuple(DiskPosition(key, 0) for key in capacities)
+        found: list[CheckedSeed] = []
+        while left:
+            checked = self.check_seeds(cycle_key, left, seal=False)
+            found += checked
+            left = tuple(
+                DiskPosition(seed.disk_key, seed.position_bytes)
+                for seed in checked
+                if seed.position_bytes < capacities[seed.disk_key]
+            )
+        return tuple(found)
+
+    def compare(self, cycle_key: str, begun: BegunResync, rung: Rung) -> Found:
+        """Check seeds and compare the source, chunk by chunk, to the disks' ends."""
+        capacities = {disk.key: disk.capacity_bytes for disk in self.replication.disks}
+        surveys = {disk.disk_key: disk.survey for disk in begun.disks}
+        positions = dict.fromkeys(capacities, 0)
+        differing: list[tuple[int, PlanRef]] = []
+        checks: list[CheckedSeed] = []
+        compared = rounds = 0
+        while left := tuple(DiskPosition(key, at) for key, at in positions.items() if at < capacities[key]):
+            checked = {seed.disk_key: seed for seed in self.check_seeds(cycle_key, left, seal=not rounds)}
+            checks += checked.values()
+            rounds += 1
+            while checked:
+                parts = tuple(
+                    CompareDisk(key, surveys[key], positions[key], seed.position_bytes, seed.check)
+                    for key, seed in checked.items()
+                )
+                request = CompareInput(self.replication, cycle_key, begun.snapshot, rung, parts)
+                for found in self.do(self.resync_source.compare_source, request).disks:
+                    assert found.position_bytes > positions[found.disk_key]
+                    positions[found.disk_key] = found.position_bytes
+                    differing.append((found.disk_key, found.differing))
+                    compared += found.compared_bytes
+                    if found.position_bytes >= checked[found.disk_key].position_bytes:
+                        del checked[found.disk_key]
+        return Found(tuple(differing), compared, tuple(checks), rounds)
+
+    def plan_resync(self, cycle_key: str, begun: BegunResync, found: Found) -> BegunCycle:
+        """Return the pass as the cycle that sends what differs, and what has to be sent anyway."""
+        plans = tuple(
+            (disk.disk_key, (disk.known, *(plan for key, plan in found.differing if key == disk.disk_key)))
+            for disk in begun.disks
+        )
+        request = PlanResyncInput(self.replication, cycle_key, plans)
+        planned = dict(self.do(self.resync_target.plan_resync, request).plans)
+        disks = tuple(PlannedDisk(disk.disk_key, disk.change_id, planned[disk.disk_key]) for disk in begun.disks)
+        return BegunCycle(begun.snapshot, begun.taken_at, begun.powered_on, disks, begun.placement)
+
+    def resync(self, rung: Rung = Rung.ALLOCATED) -> tuple[Found, list[bytes], RecoveryPoint]:
+        """Resynchronise in one pass and commit; return what differed, the snapshot's bytes, and the recovery point."""
+        cycle_key, begun = self.begin_resync(rung)
+        found = self.compare(cycle_key, begun, rung)
+        cycle = self.plan_resync(cycle_key, begun, found)
+        frozen = self.snapshot_bytes(cycle)
+        self.mark_dirty(cycle)
+        point = self.carry(cycle_key, cycle)
+        self.commit(cycle, point)
+        self.release()
+        return found, frozen, point
+
+    def carry(self, cycle_key: str, begun: BegunCycle) -> RecoveryPoint:
+        """Send and apply all of a pass that is not an initial replication, and seal it."""
+        left = self.unsent(begun)
+        applied: list[AppliedChunk] = []
+        while left:
+            sent, left = self.send(cycle_key, begun, left)
+            applied += self.apply(cycle_key, sent, CycleKind.DELTA)
+        return self.seal(cycle_key, begun, tuple(applied))
+
+    def initial(self) -> RecoveryPoint:
+        """Do the initial replication, and commit it."""
+        cycle_key, begun = self.begin(CycleKind.INITIAL)
+        left = self.unsent(begun)
+        while left:
+            sent, left = self.send(cycle_key, begun, left)
+            self.verify(cycle_key, begun, self.apply(cycle_key, sent, CycleKind.INITIAL))
+        point = self.seal(cycle_key, begun, (), tuple((disk.disk_key, disk.plan.segments) for disk in begun.disks))
+        self.commit(begun, point)
+        self.release()
+        return point
+
+    def delta(self) -> RecoveryPoint:
+        """Do a delta cycle, and commit it."""
+        cycle_key, begun = self.begin(CycleKind.DELTA)
+        self.mark_dirty(begun)
+        point = self.carry(cycle_key, begun)
+        self.commit(begun, point)
+        self.release()
+        return point
 
     def release(self) -> None:
         self.do(self.snapshots.release_snapshot, OnReplication(self.replication))

@@ -100,19 +100,20 @@ class Replicated:
         assert self.enabled is not None, "replication is not enabled"
         return ReplicationRef("lab", SITE, "lab", self.source.instance_uuid, self.enabled.replication_id)
 
-    async def enable(self, target: TargetProperties | None = None) -> EnableResult:
+    async def enable(self, target: TargetProperties | None = None, *, auto_repair: bool = False) -> EnableResult:
+        """Enable replication; without `auto_repair`, since most tests look at what waits for an operator."""
         self.enabled = await self.client.execute_workflow(
             names.ENABLE_REPLICATION,
-            EnableInput(vm=self.name, site=SITE, target=target or TargetProperties()),
+            EnableInput(vm=self.name, site=SITE, target=target or TargetProperties(), auto_repair=auto_repair),
             id=f"enable-{self.name}-{random.SystemRandom().getrandbits(32):x}",
             task_queue=names.CONTROL_QUEUE,
             result_type=EnableResult,
         )
         return self.enabled
 
-    async def enable_and_sync(self) -> StatusView:
+    async def enable_and_sync(self, *, auto_repair: bool = False) -> StatusView:
         """Enable replication and wait for the first committed delta."""
-        await self.enable()
+        await self.enable(auto_repair=auto_repair)
         return await self.committed(1)
 
     async def status(self) -> StatusView:

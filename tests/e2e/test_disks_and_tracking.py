@@ -275,7 +275,7 @@ async def parked(vm: Replicated, kind: ErrorKind) -> str:
     (health,) = status.health
     assert (health.kind, health.remedy, health.retried) == (kind, CATALOGUE[kind].remedy, False)
     assert status.next_cycle_at is None
-    assert set(status.allowed) == {"stop", "update_target"}
+    assert set(status.allowed) == {"repair", "resync", "stop", "update_target"}
     *earlier, last = await vm.cycles()
     assert all(record.committed for record in earlier)
     assert last.failure.startswith(f"{kind.value}: ")

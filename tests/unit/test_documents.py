@@ -31,7 +31,9 @@ OF_VERB = {
     Operation.PAUSE: "Reason",
     Operation.RESUME: "Reason",
     Operation.RETRY: "Reason",
-    Operation.REPAIR: "Reason",
+    Operation.REPAIR: "RepairOptions",
+    Operation.RESYNC: "RepairOptions",
+    Operation.VERIFY: "VerifyOptions",
     Operation.ROLLBACK: "Reason",
     Operation.MIGRATE: "MigrateOptions",
     Operation.STOP: "EndOptions",
@@ -126,7 +128,7 @@ def test_an_option_that_does_not_exist_is_found() -> None:
 
 @pytest.mark.parametrize(("place", "words"), [pytest.param(*c, id=f"{c[0]} {' '.join(c[1])}") for c in shown("make")])
 def test_a_make_target_exists(place: str, words: list[str]) -> None:
-    targets = set(re.findall(r"(?m)^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
+    targets = set(re.findall(r"(?m)^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert [word for word in words if "=" not in word and word not in targets] == [], place
 
 

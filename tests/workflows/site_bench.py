@@ -30,6 +30,9 @@ _PATIENCE_S = 120.0
 _POLL_S = 0.1
 _THROTTLE = timedelta(milliseconds=100)
 
+_MOST_JOBS = 8
+"""One more than a test may start of initial replications, resyncs or migrations."""
+
 QUICK = timedelta(milliseconds=300)
 """A site's shortest wait between delta cycles where a test wants many of them."""
 
@@ -159,9 +162,17 @@ class Bench:
     world: World
     started: list[str] = field(default_factory=list)
 
-    def profile(self, *, min_interval: timedelta = timedelta(hours=1), disks_per_appliance: int = 52) -> None:
+    def profile(
+        self,
+        *,
+        min_interval: timedelta = timedelta(hours=1),
+        disks_per_appliance: int = 52,
+        scrub_every: timedelta = timedelta(0),
+    ) -> None:
         """Give the site other settings than the defaults; before anything is enabled."""
-        self.world.profile = new_profile(self.site, min_interval=min_interval, disks_per_appliance=disks_per_appliance)
+        self.world.profile = new_profile(
+            self.site, min_interval=min_interval, disks_per_appliance=disks_per_appliance, scrub_every=scrub_every
+        )
 
     async def enable(self, vm: str = "web-01") -> Running:
         """Enable replication of a VM, as an operator does."""
@@ -183,12 +194,13 @@ class Bench:
         self.started.append(workflow_id)
         return Running(self.client, workflow_id, vm, self.client.get_workflow_handle(workflow_id))
 
-    async def replicated(self, vm: str = "web-01", *, due: bool = False) -> Running:
+    async def replicated(self, vm: str = "web-01", *, due: bool = False, auto_repair: bool = True) -> Running:
         """Return a replication that has committed cycles and sleeps, or whose next cycle is due.
 
         It starts where adopt would take it up, so that tests of later states need not wait for an initial replication.
         """
         record = commit_record(self, self.name_of(vm), due=due)
+        record.state.auto_repair = auto_repair
         key = record.replication.ref.replication_id
         self.world.records[key] = record
         self.world.seed_number[key] = record.state.fence
@@ -255,8 +267,9 @@ class Bench:
         for workflow_id in (*self.started, names.slots_id(self.site)):
             await _terminate(self.client, workflow_id)
             if workflow_id.startswith("vm/"):
-                for number in range(1, 5):
+                for number in range(1, _MOST_JOBS):
                     await _terminate(self.client, names.initial_id(workflow_id, number))
+                    await _terminate(self.client, names.resync_id(workflow_id, number))
                     await _terminate(self.client, names.migration_id(workflow_id, number))
 
 

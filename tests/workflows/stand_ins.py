@@ -18,6 +18,7 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
+from deltaferry.model.units import GRANULE
 from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.site_messages import (
     CheckedSource,
@@ -25,6 +26,8 @@ from workflows.site_messages import (
     CheckSourceInput,
     CheckTargetInput,
     FindingView,
+    OffHoursAnswer,
+    OffHoursInput,
     Placement,
     SiteInput,
     SiteProfile,
@@ -35,17 +38,29 @@ from workflows.step_messages import (
     ApplyResult,
     ArchiveInput,
     BeginCycleInput,
+    BeginResyncInput,
     BegunCycle,
+    BegunResync,
+    CheckedSeed,
+    CheckSeedInput,
+    CheckSeedResult,
     CleanSourceInput,
     CommitRecords,
+    ComparedDisk,
+    CompareDisk,
+    CompareInput,
+    CompareResult,
     CreatedVm,
     CreateVmInput,
     DeleteTargetInput,
+    DisksNow,
     GuardInput,
     ImportedDisks,
     ImportInput,
     OnReplication,
     PlannedDisk,
+    PlannedResync,
+    PlanResyncInput,
     PreparedSource,
     SealedCycle,
     SealInput,
@@ -54,6 +69,7 @@ from workflows.step_messages import (
     ShutDownInput,
     ShutDownResult,
     SourceStatus,
+    SurveyedDisk,
     TransferInput,
     TransferResult,
     UnguardInput,
@@ -91,6 +107,8 @@ class Hold:
     vm: str | None
     deaf: bool = False
     """Without a heartbeat, so that no cancellation reaches it."""
+    skip: int = 0
+    """So many calls pass before."""
     _reached: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -131,10 +149,24 @@ class World:
     profile: SiteProfile
     calls: list[Call] = field(default_factory=list)
     disks: tuple[ReplicatedDisk, ...] = DISKS
+    disks_changed: str = ""
+    """What happened to the disks since they were enabled; where it says something, `disks` are those to go on with."""
     source_findings: tuple[FindingView, ...] = ()
     target_findings: tuple[FindingView, ...] = ()
     segments: dict[CycleKind, int] = field(default_factory=dict)
     """Segments of each disk's plan, one chunk each; one where a kind is not named."""
+    differing: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Disk key to the offsets of the source's granules that are not as the checksum map says; a sealed resync mends them."""
+    damaged: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    """Disk key to the offsets of the seed's granules that are not as the checksum map says; a sealed resync mends them."""
+    check_bytes: int = 1 << 40
+    """How much of a disk one check of the seeds gets through."""
+    compare_bytes: int = 1 << 40
+    """How much of a disk one comparison of the source gets through."""
+    ballast: str = ""
+    """Lengthens the names of what checks store, so that a history grows quickly."""
+    off_hours: timedelta | None = None
+    """How long after the instant asked for the off-hours window starts; None: the site has none, and resyncs wait for repair."""
     powered_on: bool = True
     snapshots: dict[str, str] = field(default_factory=dict)
     """VM name to its held snapshot."""
@@ -151,6 +183,8 @@ class World:
     _failures: dict[str, deque[Failure]] = field(default_factory=lambda: defaultdict(deque))
     _holds: list[Hold] = field(default_factory=list)
     _epoch: int = 0
+    _mending: set[str] = field(default_factory=set)
+    """Keys of the resync passes that have planned what to send."""
 
     # --- scripting ---
 
@@ -167,9 +201,12 @@ class World:
         """Fail the next calls of an activity, for good each: as if its own retries were used up. `skip` calls pass first."""
         self._failures[step].extend(Failure(kind, message, number, skip if index == 0 else 0) for index in range(times))
 
-    def hold(self, step: str, vm: str | None = None, *, deaf: bool = False) -> Hold:
-        """Hold the calls of an activity (of one VM, if given) from now on until released; a deaf one hears no cancellation."""
-        hold = Hold(step, vm, deaf)
+    def hold(self, step: str, vm: str | None = None, *, deaf: bool = False, skip: int = 0) -> Hold:
+        """Hold the calls of an activity (of one VM, if given) from now on until released; a deaf one hears no cancellation.
+
+        `skip` calls pass first.
+        """
+        hold = Hold(step, vm, deaf, skip)
         self._holds.append(hold)
         return hold
 
@@ -202,7 +239,10 @@ class World:
         self.calls.append(Call(step, vm, request))
         for hold in self._holds:
             if hold.activity == step and hold.vm in (None, vm):
-                await hold.pass_through()
+                if hold.skip:
+                    hold.skip -= 1
+                else:
+                    await hold.pass_through()
         failures = self._failures[step]
         if failures and failures[0].skip == 0:
             failure = failures.popleft()
@@ -221,6 +261,20 @@ class World:
         self.most_snapshots = max(self.most_snapshots, len(self.snapshots))
         return self.snapshots[vm], self._epoch
 
+    def known_to_differ(self, disk_key: int, begin: int, end: int, *, source_too: bool) -> tuple[int, ...]:
+        """Return the offsets of a part of a disk at which the seed, or else the source too, is not as the checksum map says."""
+        known = {*self.damaged.get(disk_key, ()), *(self.differing.get(disk_key, ()) if source_too else ())}
+        return tuple(sorted(offset for offset in known if begin <= offset < end))
+
+    def will_mend(self, cycle_key: str) -> None:
+        """Note that a pass sends what differs."""
+        self._mending.add(cycle_key)
+
+    def sealed(self, cycle_key: str) -> None:
+        """Mend what a resync pass has sent, now that it is sealed."""
+        if cycle_key in self._mending:
+            self.differing, self.damaged = {}, {}
+
     def write_seed(self, replication: Replication, number: int) -> None:
         """Set the number on the seeds, as action `max` does; refuse a writer whose number is behind."""
         key = replication.ref.replication_id
@@ -233,7 +287,13 @@ def _error(kind: ErrorKind, message: str, number: int | None) -> ApplicationErro
     return ApplicationError(message, number, type=kind.value, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
 
 
-def new_profile(site: str, *, min_interval: timedelta = timedelta(hours=1), disks_per_appliance: int = 52) -> SiteProfile:
+def new_profile(
+    site: str,
+    *,
+    min_interval: timedelta = timedelta(hours=1),
+    disks_per_appliance: int = 52,
+    scrub_every: timedelta = timedelta(0),
+) -> SiteProfile:
     """Return a site's profile with the defaults of the spec."""
     return SiteProfile(
         installation="tests",
@@ -245,11 +305,25 @@ def new_profile(site: str, *, min_interval: timedelta = timedelta(hours=1), disk
         disks_per_appliance=disks_per_appliance,
         disks_per_host=8,
         snapshots_per_datastore=15,
+        scrub_every=scrub_every,
     )
 
 
 def _object(key: str) -> ObjectRef:
     return ObjectRef(Store.GATEWAY, f"container/{key}", "etag")
+
+
+def _plan(cycle_key: str, disk_key: int, what: str, granules: int, segments: int = 1) -> PlanRef:
+    """Return a plan of so many granules; without any it has no segment."""
+    size = granules * GRANULE
+    return PlanRef(_object(f"{cycle_key}/{disk_key}/{what}"), segments if granules else 0, size, size)
+
+
+def _compared(world: World, cycle_key: str, disk: CompareDisk) -> ComparedDisk:
+    end = min(disk.position_bytes + world.compare_bytes, disk.end_bytes)
+    differing = world.known_to_differ(disk.disk_key, disk.position_bytes, end, source_too=True)
+    plan = _plan(cycle_key, disk.disk_key, f"differs-{disk.position_bytes}", len(differing))
+    return ComparedDisk(disk.disk_key, end, plan, end - disk.position_bytes)
 
 
 class StandIns:
@@ -312,6 +386,14 @@ class StandIns:
         return CheckedTarget(())
 
     @activity.defn
+    async def next_off_hours(self, request: OffHoursInput) -> OffHoursAnswer:
+        world = self._site(request.profile.site)
+        await world.enter("next_off_hours", "", request)
+        start = request.now + world.off_hours if world.off_hours is not None else None
+        end = start + timedelta(hours=8) if start is not None else None
+        return OffHoursAnswer(start, end, world.off_hours == timedelta(0))
+
+    @activity.defn
     async def read_commit_records(self, profile: SiteProfile) -> CommitRecords:
         world = self._site(profile.site)
         await world.enter("read_commit_records", "", profile)
@@ -342,7 +424,40 @@ class StandIns:
             )
             for base in request.bases
         )
+        if request.kind is CycleKind.RESYNC:
+            world.will_mend(request.cycle_key)
         return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, _PLACEMENT)
+
+    @activity.defn
+    async def begin_resync(self, request: BeginResyncInput) -> BegunResync:
+        world = await self._on("begin_resync", request.replication, request)
+        snapshot, epoch = world.take_snapshot(request.replication.vm_name)
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        found = {key for key, _ in request.dirty}
+        surveyed = tuple(
+            SurveyedDisk(
+                disk_key=base.disk_key,
+                change_id=f"52-{base.disk_key}/{epoch}",
+                known=_plan(request.cycle_key, base.disk_key, "known", bool(base.copied_up_to_bytes) + (base.disk_key in found)),
+                survey=_plan(request.cycle_key, base.disk_key, "survey", base.copied_up_to_bytes < capacities[base.disk_key]),
+            )
+            for base in request.bases
+        )
+        return BegunResync(snapshot, datetime.now(UTC), world.powered_on, surveyed, _PLACEMENT)
+
+    @activity.defn
+    async def read_disks(self, request: OnReplication) -> DisksNow:
+        world = await self._on("read_disks", request.replication, request)
+        return DisksNow(world.disks if world.disks_changed else request.replication.disks, world.disks_changed)
+
+    @activity.defn
+    async def compare_source(self, request: CompareInput) -> CompareResult:
+        world = await self._on("compare_source", request.replication, request)
+        return CompareResult(tuple(_compared(world, request.cycle_key, disk) for disk in request.disks))
+
+    @activity.defn
+    async def reset_tracking(self, request: OnReplication) -> None:
+        await self._on("reset_tracking", request.replication, request)
 
     @activity.defn
     async def release_snapshot(self, request: OnReplication) -> None:
@@ -424,6 +539,33 @@ class StandIns:
         )
 
     @activity.defn
+    async def check_seed(self, request: CheckSeedInput) -> CheckSeedResult:
+        world = await self._on("check_seed", request.replication, request)
+        if request.fence is not None:
+            world.write_seed(request.replication, request.fence)
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        checked = []
+        for part in request.disks:
+            end = min(part.position_bytes + world.check_bytes, capacities[part.disk_key])
+            damaged = world.known_to_differ(part.disk_key, part.position_bytes, end, source_too=False)
+            name = f"{request.cycle_key}/{part.disk_key}/seed-check-{part.position_bytes}{world.ballast}"
+            size = end - part.position_bytes
+            checked.append(CheckedSeed(part.disk_key, end, _object(name), size, len(damaged) * GRANULE, damaged[:8]))
+        return CheckSeedResult(tuple(checked))
+
+    @activity.defn
+    async def plan_resync(self, request: PlanResyncInput) -> PlannedResync:
+        world = await self._on("plan_resync", request.replication, request)
+        world.will_mend(request.cycle_key)
+        segments = world.segments.get(CycleKind.RESYNC, 1)
+        return PlannedResync(
+            tuple(
+                (key, _plan(request.cycle_key, key, "plan", sum(plan.segments for plan in plans), segments))
+                for key, plans in request.disks
+            )
+        )
+
+    @activity.defn
     async def verify_chunks(self, request: VerifyChunksInput) -> None:
         await self._on("verify_chunks", request.replication, request)
 
@@ -431,6 +573,7 @@ class StandIns:
     async def seal_cycle(self, request: SealInput) -> SealedCycle:
         world = await self._on("seal_cycle", request.replication, request)
         world.write_seed(request.replication, request.seal)
+        world.sealed(request.cycle_key)
         snapshots = tuple((disk.key, f"blob-snapshot-{request.seal}") for disk in request.replication.disks)
         return SealedCycle(RecoveryPoint(request.cycle_key, request.taken_at, request.seal, snapshots))
 

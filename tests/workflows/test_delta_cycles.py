@@ -70,8 +70,7 @@ async def test_the_second_integrity_failure_in_a_row_is_repair_pending(bench: Be
     assert not view.health[0].retried
     records = await running.until_recorded(lambda r: len(r) == 2, "two failed cycles")
     assert "second failed cycle in a row" in records[-1].decision
-    assert "needs a repair" in await running.refusal("migrate_now")
-    assert "not part of this version" in await running.refusal("repair")
+    assert "cannot be migrated from" in await running.refusal("migrate_now")
     assert bench.world.snapshots == {}
 
 

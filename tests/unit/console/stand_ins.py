@@ -9,7 +9,7 @@ from temporalio.exceptions import ApplicationError
 
 from activities.progress import StepProgress
 from deltaferry.model.replication import ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
-from deltaferry.model.units import MIB
+from deltaferry.model.units import GRANULE, MIB
 from workflows.replication_state import ReplicateVmInput
 from workflows.site_messages import (
     CheckedSource,
@@ -17,6 +17,8 @@ from workflows.site_messages import (
     CheckSourceInput,
     CheckTargetInput,
     FindingView,
+    OffHoursAnswer,
+    OffHoursInput,
     SiteInput,
     SiteProfile,
 )
@@ -26,16 +28,27 @@ from workflows.step_messages import (
     ApplyResult,
     ArchiveInput,
     BeginCycleInput,
+    BeginResyncInput,
     BegunCycle,
+    BegunResync,
+    CheckedSeed,
+    CheckSeedInput,
+    CheckSeedResult,
     CleanSourceInput,
     CommitRecords,
+    ComparedDisk,
+    CompareInput,
+    CompareResult,
     CreatedVm,
     CreateVmInput,
+    DisksNow,
     GuardInput,
     ImportedDisks,
     ImportInput,
     OnReplication,
     PlannedDisk,
+    PlannedResync,
+    PlanResyncInput,
     PreparedSource,
     SealedCycle,
     SealInput,
@@ -44,6 +57,7 @@ from workflows.step_messages import (
     ShutDownInput,
     ShutDownResult,
     SourceStatus,
+    SurveyedDisk,
     TransferInput,
     TransferResult,
     UnguardInput,
@@ -70,6 +84,10 @@ def profile_of(site: str) -> SiteProfile:
     return SiteProfile("tests", site, f"appliance-{site}", TARGET, timedelta(hours=1), timedelta(hours=12), 52, 8, 15)
 
 
+def _plan(size_bytes: int) -> PlanRef:
+    return PlanRef(ObjectRef(Store.GATEWAY, "df-gw/plan", "1"), 1 if size_bytes else 0, size_bytes, size_bytes)
+
+
 class StandIns:
     """What the workers do. A test may hold transfers with `transfers`, and take the last commit record from `settled`."""
 
@@ -79,6 +97,12 @@ class StandIns:
         self.records: list[ReplicateVmInput] = []
         self.settled: dict[str, ReplicateVmInput] = {}
         self.fail_prepare: set[str] = set()
+        self.damaged: set[str] = set()
+        """VMs whose first seed has one granule that is not what was committed, until a resync."""
+        self.changed: set[str] = set()
+        """VMs whose first disk has one granule that the seed has not, until a resync."""
+        self.off_hours = False
+        """Whether resyncs begin by themselves."""
 
     @activity.defn(name="describe_site")
     async def describe_site(self, request: SiteInput) -> SiteProfile:
@@ -113,6 +137,54 @@ class StandIns:
             for disk in request.replication.disks
         )
         return BegunCycle("snapshot-1", datetime.now(UTC), True, disks)
+
+    @activity.defn(name="next_off_hours")
+    async def next_off_hours(self, request: OffHoursInput) -> OffHoursAnswer:
+        return OffHoursAnswer(request.now if self.off_hours else None, None, self.off_hours)
+
+    @activity.defn(name="read_disks")
+    async def read_disks(self, request: OnReplication) -> DisksNow:
+        return DisksNow(request.replication.disks, "")
+
+    @activity.defn(name="begin_resync")
+    async def begin_resync(self, request: BeginResyncInput) -> BegunResync:
+        disks = tuple(
+            SurveyedDisk(disk.key, f"52ab/{request.cycle_key}", _plan(0), _plan(disk.capacity_bytes))
+            for disk in request.replication.disks
+        )
+        return BegunResync("snapshot-1", datetime.now(UTC), True, disks)
+
+    @activity.defn(name="check_seed")
+    async def check_seed(self, request: CheckSeedInput) -> CheckSeedResult:
+        found = (GRANULE,) if request.replication.vm_name in self.damaged else ()
+        check = ObjectRef(Store.GATEWAY, "df-gw/seed-check", "1")
+        first = request.replication.disks[0].key
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        return CheckSeedResult(
+            tuple(
+                CheckedSeed(disk.disk_key, size := capacities[disk.disk_key], check, size, GRANULE * len(here), here)
+                for disk in request.disks
+                for here in [found if disk.disk_key == first else ()]
+            )
+        )
+
+    @activity.defn(name="compare_source")
+    async def compare_source(self, request: CompareInput) -> CompareResult:
+        vm, first = request.replication.vm_name, request.replication.disks[0].key
+        size = GRANULE if vm in self.damaged | self.changed else 0
+        return CompareResult(
+            tuple(
+                ComparedDisk(disk.disk_key, disk.end_bytes, _plan(size if disk.disk_key == first else 0), disk.end_bytes)
+                for disk in request.disks
+            )
+        )
+
+    @activity.defn(name="plan_resync")
+    async def plan_resync(self, request: PlanResyncInput) -> PlannedResync:
+        vm = request.replication.vm_name
+        self.damaged.discard(vm)
+        self.changed.discard(vm)
+        return PlannedResync(tuple((key, _plan(sum(plan.covered_bytes for plan in plans))) for key, plans in request.disks))
 
     @activity.defn(name="transfer")
     async def transfer(self, request: TransferInput) -> TransferResult:

@@ -13,8 +13,8 @@ from console.main import app
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
-    "enable", "list", "status", "watch", "pause", "resume", "migrate", "retry", "repair", "rollback", "stop", "complete",
-    "target", "adopt", "worker", "lab", "demo", "replay",
+    "enable", "list", "status", "watch", "pause", "resume", "migrate", "retry", "repair", "resync", "verify", "rollback",
+    "stop", "complete", "target", "adopt", "worker", "lab", "demo", "replay",
 )  # fmt: skip
 CONFIG = '[installation]\nid = "tests"\n[temporal]\naddress = "127.0.0.1:{port}"\n'
 

@@ -1,18 +1,20 @@
 """What people see of a replication, from what workflows and heartbeats say."""
 
 import io
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rich.console import Console, RenderableType
 
 from console.live_progress import LiveStep, summed_up
 from console.output import local_time
-from console.views import Snapshot, replication_view, replications_table
+from console.views import Snapshot, replication_view, replications_table, resync_text, scrub_text
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.model.units import MIB
-from workflows.replication_state import MigrationResult, Refusal
-from workflows.views import DiskView, StatusView
+from deltaferry.planning.ladder import Rung
+from workflows.replication_state import MigrationResult, Refusal, ResyncRecord, ScrubRecord
+from workflows.views import DiskView, RepairView, StatusView
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SENDING = LiveStep("transfer", "sending changed blocks", True, 1, 50 * MIB, 100 * MIB, 20 * MIB, 5.0 * MIB, 10.0)
@@ -69,6 +71,47 @@ def test_a_replication_shows_bars_health_refusals_and_its_migration() -> None:
         "Migration: Failed", "import disks  12.5 s", "Powered off [hard].", "It costs money.", "1 min 30 s", "50 %", "pause, stop",
     ):  # fmt: skip
         assert expected in text
+
+
+def shown(status: StatusView, *steps: LiveStep) -> str:
+    return printed(replication_view(Snapshot("vm/lab/5021", status, (), (), summed_up(status.percent, steps))))
+
+
+def test_a_comparison_shows_its_own_step_and_the_percentage_of_the_resync() -> None:
+    checking = LiveStep("check_seed", "checking seed disks", True, 1, 90 * MIB, 100 * MIB)
+    comparing = LiveStep("compare_source", "comparing the source", True, 1, 30 * MIB, 100 * MIB)
+    progress = summed_up(40.0, [checking, comparing])
+    assert (progress.percent, progress.bytes_done) == (40.0, 30 * MIB)
+
+
+def test_a_scrub_has_a_bar_of_its_own_and_is_no_cycles_progress() -> None:
+    checking = LiveStep("check_seed", "checking seed disks", True, 1, 90 * MIB, 100 * MIB)
+    assert summed_up(None, [checking]).percent is None
+    text = shown(a_status(scrub_percent=33.3), checking)
+    for expected in ("seed disks verified", "33.3 %", "90 MiB of 100 MiB"):
+        assert expected in text
+
+
+def test_a_replication_that_needs_a_repair_shows_why_how_and_when() -> None:
+    repair = RepairView("CbtReset", "CbtReset: it was reset", "checksums", "CbtReset: it was reset: checksums", AT, AT, 0)
+    pending = shown(a_status(replication_state="Repair pending", repair=repair))
+    assert f"CbtReset: it was reset: checksums; begins at {local_time(AT)}" in pending
+    assert "; waits for repair" in shown(a_status(replication_state="Repair pending", repair=replace(repair, starts_at=None)))
+    assert "; asked for or under way" in shown(a_status(replication_state="Resync in progress", repair=repair))
+
+
+def test_resyncs_and_scrubs_show_what_differed() -> None:
+    resynced = ResyncRecord(ErrorKind.CBT_RESET, Rung.ALLOCATED, AT, AT, 100 * MIB, 10 * MIB)
+    scrubbed = ScrubRecord(AT, AT, 12 * MIB, 0)
+    text = shown(a_status(resyncs=(resynced,), last_scrub=scrubbed, next_scrub_at=AT))
+    assert resync_text(resynced)[:40] in text
+    assert resync_text(resynced).endswith("10 MiB differed, 10.00 % of 100 MiB compared")
+    assert scrub_text(scrubbed) in text
+    assert scrub_text(scrubbed).endswith("12 MiB read, nothing differed")
+    assert "Next verified" in text
+    assert "64 KiB differed" in scrub_text(replace(scrubbed, differing_bytes=64 << 10))
+    assert "the account throttles" in scrub_text(replace(scrubbed, failure="the account throttles"))
+    assert "nothing was compared" in resync_text(replace(resynced, rung=Rung.FULL, compared_bytes=0))
 
 
 def test_times_are_local_and_name_their_zone() -> None:

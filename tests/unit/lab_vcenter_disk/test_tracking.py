@@ -242,3 +242,15 @@ def test_a_revert_changes_the_tracking_uuid(tracked, read_all):
     tracked.revert("s1")
     assert read_all(tracked) == content
     assert refusal(tracked, tracked.freeze("s2"), frozen.change_id) is CannotGetChangesReason.OTHER_UUID
+
+
+def test_what_is_to_be_left_out_is_missing_from_every_answer_and_nothing_else_is(tracked):
+    change_id = cycle(tracked, "s1")
+    tracked.write(0, b"x" * 6 * GRANULE)
+    frozen = tracked.freeze("s2")
+    tracked.tracking.behaviour.omitted = (2 * GRANULE, 3 * GRANULE)
+    for asked in (change_id, "*"):
+        told = [area for _, _, areas in pages(tracked, frozen, asked) for area in areas]
+        assert told == [(0, 2 * GRANULE), (5 * GRANULE, GRANULE)]
+    tracked.tracking.behaviour.omitted = None
+    assert [area for _, _, areas in pages(tracked, frozen, change_id) for area in areas] == [(0, 6 * GRANULE)]

@@ -9,7 +9,7 @@ from deltaferry.planning.transitions import Situation, allowed, judge
 
 FLAGS = list(itertools.product([False, True], repeat=3))
 ALWAYS_IN_IR = (O.STOP, O.UPDATE_TARGET)
-IN_SYNC = (O.PAUSE, O.MIGRATE, O.STOP, O.UPDATE_TARGET)
+IN_SYNC = (O.PAUSE, O.MIGRATE, O.RESYNC, O.VERIFY, O.STOP, O.UPDATE_TARGET)
 
 ACCEPTED = [
     (R.INITIAL_QUEUED, M.NONE, ALWAYS_IN_IR),
@@ -20,7 +20,10 @@ ACCEPTED = [
     (R.PAUSED, M.TEST_PENDING, (O.RESUME, O.STOP, O.UPDATE_TARGET)),
     (R.RESUME_QUEUED, M.TEST_PENDING, (O.PAUSE, O.STOP, O.UPDATE_TARGET)),
     (R.RESUME_IN_PROGRESS, M.TEST_PENDING, (O.PAUSE, O.STOP, O.UPDATE_TARGET)),
-    (R.REPAIR_PENDING, M.TEST_PENDING, (O.STOP, O.UPDATE_TARGET)),
+    (R.REPAIR_PENDING, M.TEST_PENDING, (O.REPAIR, O.RESYNC, O.STOP, O.UPDATE_TARGET)),
+    (R.REPAIR_PENDING, M.MIGRATION_FAILED, (O.REPAIR, O.RESYNC, O.STOP, O.UPDATE_TARGET)),
+    (R.REPAIR_QUEUED, M.TEST_PENDING, (O.STOP, O.UPDATE_TARGET)),
+    (R.RESYNC_IN_PROGRESS, M.TEST_PENDING, (O.STOP, O.UPDATE_TARGET)),
     (R.DELTA_SYNC, M.MIGRATION_QUEUED, (O.UPDATE_TARGET,)),
     (R.DELTA_SYNC, M.MIGRATION_IN_PROGRESS, ()),
     (R.NONE, M.MIGRATION_IN_PROGRESS, ()),
@@ -69,13 +72,21 @@ def test_what_is_being_deleted_takes_nothing_whatever_else_holds(replication: R)
         (O.STOP, R.NONE, M.MIGRATED, "send complete"),
         (O.COMPLETE, R.DELTA_SYNC, M.TEST_PENDING, "send migrate_now first"),
         (O.COMPLETE, R.DELTA_SYNC, M.MIGRATION_FAILED, "send migrate_now first"),
-        (
-            O.REPAIR,
-            R.REPAIR_PENDING,
-            M.TEST_PENDING,
-            "not part of this version. Stop the replication and enable the VM again: that makes a new full copy",
-        ),
+        (O.REPAIR, R.DELTA_SYNC, M.TEST_PENDING, "repair is for a replication that is Repair pending"),
+        (O.REPAIR, R.RESYNC_IN_PROGRESS, M.TEST_PENDING, "under way already"),
+        (O.RESYNC, R.REPAIR_QUEUED, M.TEST_PENDING, "under way already"),
+        (O.RESYNC, R.INITIAL_IN_PROGRESS, M.NONE, "when the replication has reached Delta sync"),
+        (O.RESYNC, R.PAUSED, M.TEST_PENDING, "send resume"),
+        (O.RESYNC, R.DELTA_SYNC, M.MIGRATION_IN_PROGRESS, "in the migration's hands"),
+        (O.VERIFY, R.REPAIR_PENDING, M.TEST_PENDING, "send repair"),
+        (O.VERIFY, R.PAUSED, M.TEST_PENDING, "send resume"),
+        (O.VERIFY, R.NONE, M.MIGRATED, "look at the VM in Azure"),
+        (O.PAUSE, R.REPAIR_PENDING, M.TEST_PENDING, "send repair, or wait for the off-hours window"),
+        (O.PAUSE, R.RESYNC_IN_PROGRESS, M.TEST_PENDING, "wait for the resync's end"),
+        (O.MIGRATE, R.REPAIR_QUEUED, M.TEST_PENDING, "accepted again in Delta sync"),
+        (O.MIGRATE, R.RESYNC_IN_PROGRESS, M.TEST_PENDING, "accepted again in Delta sync"),
         (O.MIGRATE, R.REPAIR_PENDING, M.MIGRATION_FAILED, "cannot be migrated from"),
+        (O.RETRY, R.REPAIR_PENDING, M.TEST_PENDING, "send repair"),
         (O.RETRY, R.DELTA_SYNC, M.MIGRATION_FAILED, "send migrate_now"),
         (O.ROLLBACK, R.NONE, M.MIGRATED, "send resume"),
         (O.COMPLETE, R.STOP_FAILED, M.NONE, "send retry or stop"),
