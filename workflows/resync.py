@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.snapshots import Snapshots
     from activities.tracking import Tracking
     from deltaferry.model.replication import CycleKind, DiskBase, PlanRef
-    from deltaferry.planning.failure import CBT_CANNOT_REPAIR
+    from deltaferry.planning.failure import TRACKING_VOID
     from deltaferry.planning.ladder import Rung
     from deltaferry.planning.phrases import size_text
     from workflows import names
@@ -123,7 +123,7 @@ class Resync(CopyJob):
                 kind=self.kind,
             )
         except FailureError as error:
-            if failure_of(error).kind not in CBT_CANNOT_REPAIR or not self._kept_bytes():
+            if failure_of(error).kind not in TRACKING_VOID or not self._kept_bytes():
                 raise
             self._bases = {key: DiskBase(key, None, 0) for key in self._bases}  # what was compared is void: from the start
             with cancellation_kept():

@@ -85,10 +85,14 @@ def cancellation_kept() -> Iterator[None]:
     the same; the server sends no second one. Not for handlers: there the error would end the workflow before its clean-up.
     """
     cancelled_before = workflow.cancellation_reason() is not None
+    thrown_away = False
     try:
         yield
+    except GeneratorExit:  # the run leaves the worker's memory: there is no workflow to ask any more
+        thrown_away = True
+        raise
     finally:
-        if not cancelled_before and workflow.cancellation_reason() is not None:
+        if not thrown_away and not cancelled_before and workflow.cancellation_reason() is not None:
             raise asyncio.CancelledError
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from deltaferry.blocks.checksums import CHECKSUM_BYTES
-from deltaferry.blocks.records import BodyReader, open_record, put_number, put_words, seal_record
+from deltaferry.blocks.records import MAX_DISK_BYTES, BodyReader, open_record, put_number, put_words, seal_record
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE, round_up
 
@@ -20,6 +20,7 @@ VERSION = 1
 CHUNK_GRANULES = 64 * 1024
 UNKNOWN = bytes(CHECKSUM_BYTES)
 """Stands for a granule that no commit has covered yet."""
+_MAX_GRANULES = MAX_DISK_BYTES // GRANULE
 _KIND = ErrorKind.CHECKSUM_MISMATCH
 
 
@@ -159,13 +160,15 @@ def decode_updates(data: bytes) -> GranuleUpdates:
     zero_runs = tuple(zip(runs[::2], runs[1::2], strict=True))
     if any(second[0] <= sum(first) for first, second in pairwise(zero_runs)) or 0 in runs[1::2]:
         raise reader.damaged("its runs are not sorted and disjoint")
+    if zero_runs and sum(zero_runs[-1]) > _MAX_GRANULES:
+        raise reader.damaged("a run lies beyond any disk")
     indices = array("Q")
     position = 0
     for number, gap in enumerate(gaps):
         if number and not gap:
             raise reader.damaged("a granule is named twice")
         position += gap
-        if position >> 62:
+        if position >= _MAX_GRANULES:
             raise reader.damaged("a granule lies beyond any disk")
         indices.append(position)
     return GranuleUpdates(zero_checksum, indices, checksums, zero_runs)

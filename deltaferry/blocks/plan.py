@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from deltaferry.blocks.extents import merge, normalise, split, subtract
-from deltaferry.blocks.records import BodyReader, open_record, put_number, put_words, seal_record
+from deltaferry.blocks.records import MAX_DISK_BYTES, BodyReader, open_record, put_number, put_words, seal_record
 from deltaferry.blocks.sector_sets import SectorSet
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.extents import Extent
@@ -171,6 +171,8 @@ def decode_plan(data: bytes) -> Plan:
     reader.end()
     if len(gaps) != len(lengths) or len(counts) != segments or sum(counts) != len(gaps) or 0 in counts:
         raise reader.damaged("its lists do not fit together")
+    if capacity_bytes > MAX_DISK_BYTES:
+        raise reader.damaged("its disk is larger than any disk")
     starts, first_entry = array("Q"), array("Q")
     position = 0
     for gap, length in zip(gaps, lengths, strict=True):

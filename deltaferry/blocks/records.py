@@ -23,6 +23,8 @@ _COUNT = struct.Struct("<QI")
 _MAX_WORDS = 1 << 28
 """2 GiB of words: more than any record of an 8 TiB disk needs, so that a hostile length cannot exhaust memory."""
 
+MAX_DISK_BYTES = 1 << 46
+"""64 TiB, above vSphere's 62: what a stored record names beyond it is damage. Sets of ranges take memory by their extent."""
 _MAX_WINDOW_BYTES = 8 << 20
 """What a decoder may take for a frame's window; `put_words` needs 2 MiB."""
 _PIECE_BYTES = 1 << 20

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Iterator
 
 from pyroaring import BitMap64
 
-from deltaferry.blocks.records import BodyReader, open_record, put_words, seal_record
+from deltaferry.blocks.records import MAX_DISK_BYTES, BodyReader, open_record, put_words, seal_record
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import SECTOR
 
 MAGIC = b"DFSS"
 VERSION = 1
-_LAST_SECTOR = 1 << 55
-"""Above any disk: 2^55 sectors are 16 EiB."""
+_LAST_SECTOR = MAX_DISK_BYTES // SECTOR
 _SHOWN = 3
 
 

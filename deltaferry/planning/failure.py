@@ -22,6 +22,9 @@ CBT_CANNOT_REPAIR = frozenset(
 )
 """Causes that the next delta cannot mend: the replication is marked for resync at once."""
 
+TRACKING_VOID = frozenset({_K.CBT_OFF, _K.CBT_RESET, _K.CBT_CHANGE_ID_REJECTED, _K.CBT_CORRUPT})
+"""Causes that make worthless what a copy under way has reached under an earlier snapshot: it starts from nothing."""
+
 INTEGRITY = frozenset(
     {
         _K.CHECKSUM_MISMATCH,

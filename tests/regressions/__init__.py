@@ -1,8 +1,8 @@
 """Defects and complaints of comparable products, each with the tests that would fail if this project had it too.
 
 `REGRESSIONS` is the list: B1 to B12 are defects found by reading other products' code, the numbered complaints are what
-their users report. Where a test of another part proves it already, it is named and not repeated. `MISSING` names what no
-test proves yet. `test_the_list.py` checks that every named test exists and that nothing is left out.
+their users report. Where a test of another part proves it already, it is named and not repeated.
+`test_the_list.py` checks that every named test exists and that nothing is left out.
 """
 
 from collections.abc import Mapping
@@ -88,6 +88,7 @@ REGRESSIONS: Mapping[str, Regression] = {
         (
             f"{_HERE}/test_transient.py::test_b10_a_record_that_cannot_be_written_is_an_error_and_takes_no_commit_back",
             f"{_DISKS}::test_a_changed_set_of_disks_parks_the_replication_and_no_snapshot_is_taken",
+            "tests/e2e/test_resync.py::test_a_resync_begins_by_itself_and_the_replica_follows_the_source_again",
             "tests/workflows/test_ending.py::test_a_stop_that_fails_half_way_is_finished_by_retry",
         ),
     ),
@@ -153,14 +154,17 @@ REGRESSIONS: Mapping[str, Regression] = {
             f"{_DISKS}::test_zeros_written_in_a_delta_are_zero_on_the_seed_and_only_cleared",
         ),
     ),
+    "complaint 29": Regression(
+        "After an error of change tracking a whole device is copied, where checksums over what is allocated would do.",
+        (
+            f"{_HERE}/test_ladder.py::test_complaint_29_a_fault_of_change_tracking_gives_up_one_rung_of_precision_at_a_time",
+            "tests/workflows/test_repairing.py::test_the_ladder_is_climbed_down_one_rung_at_a_time_and_only_on_request",
+            "tests/e2e/test_resync_by_hand.py::test_a_resync_without_any_change_id_brings_what_changed_and_nothing_else",
+        ),
+    ),
 }
 
 EXPECTED = (
     *(f"B{number}" for number in range(1, 13)),
     *(f"complaint {number}" for number in (4, 5, 7, 8, 15, 24, 29)),
 )
-
-MISSING: Mapping[str, str] = {
-    "complaint 29": "One rung of precision at a time after a fault of change tracking: delta, allocated, whole disk, full copy.",
-}
-"""What no test proves yet."""

@@ -1,6 +1,7 @@
 """The demo's path and its accidents, as scenarios whose histories are kept and replayed."""
 
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
@@ -90,6 +91,26 @@ async def adopt(bench: Bench) -> None:
     await first.until_committed(3)
 
 
+async def resync_and_verify(bench: Bench) -> None:
+    """Tracking is reset: a resync by itself that fails, one on the next rung, a verification that finds damage, and its resync."""
+    bench.profile(min_interval=QUICK)
+    bench.world.off_hours = timedelta(0)
+    bench.world.differing = {2000: (0,)}
+    bench.world.fail("begin_cycle", ErrorKind.CBT_RESET)
+    bench.world.fail("apply", ErrorKind.CHECKSUM_MISMATCH)
+    running = await bench.replicated(due=True)
+    await running.until(lambda view: view.repair is not None and view.repair.failures == 1, "a failed resync")
+    await running.update("repair")
+    await running.until(lambda view: len(view.resyncs) == 1, "a resync")
+    await running.update("verify")
+    await running.until(lambda view: view.last_scrub is not None, "a verification")
+    bench.world.damaged = {2001: (0,)}
+    await running.update("verify")
+    await running.until(lambda view: len(view.resyncs) == 2, "the resync of what was damaged")
+    await running.update("pause")
+    await running.until_state(ReplicationState.PAUSED)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "demo": demo,
     "stop-during-initial-replication": stop_during_initial_replication,
@@ -97,4 +118,5 @@ SCENARIOS: dict[str, Scenario] = {
     "failed-migration-and-rollback": failed_migration_and_rollback,
     "rollover": rollover,
     "adopt": adopt,
+    "resync-and-verify": resync_and_verify,
 }

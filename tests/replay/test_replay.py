@@ -24,6 +24,7 @@ _SCENARIOS = {
     "demo",
     "failed-cycle-and-repair-pending",
     "failed-migration-and-rollback",
+    "resync-and-verify",
     "rollover",
     "stop-during-initial-replication",
 }

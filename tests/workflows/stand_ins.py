@@ -168,6 +168,8 @@ class World:
     off_hours: timedelta | None = None
     """How long after the instant asked for the off-hours window starts; None: the site has none, and resyncs wait for repair."""
     powered_on: bool = True
+    without_snapshot: bool = False
+    """Final cycles of a source that is off get no snapshot, and read without one."""
     snapshots: dict[str, str] = field(default_factory=dict)
     """VM name to its held snapshot."""
     most_snapshots: int = 0
@@ -414,7 +416,8 @@ class StandIns:
     @activity.defn
     async def begin_cycle(self, request: BeginCycleInput) -> BegunCycle:
         world = await self._on("begin_cycle", request.replication, request)
-        snapshot, epoch = world.take_snapshot(request.replication.vm_name)
+        without = world.without_snapshot and request.kind is CycleKind.FINAL and not world.powered_on
+        snapshot, epoch = ("", 999) if without else world.take_snapshot(request.replication.vm_name)
         segments = world.segments.get(request.kind, 1)
         planned = tuple(
             PlannedDisk(
@@ -426,7 +429,7 @@ class StandIns:
         )
         if request.kind is CycleKind.RESYNC:
             world.will_mend(request.cycle_key)
-        return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, _PLACEMENT)
+        return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, _PLACEMENT, without_snapshot=without)
 
     @activity.defn
     async def begin_resync(self, request: BeginResyncInput) -> BegunResync:

@@ -76,3 +76,16 @@ async def test_an_initial_replication_terminated_by_an_operator_goes_on_after_re
     hold.release()
     await running.update("retry")
     await running.until_committed(1)
+
+
+async def test_where_tracking_is_void_after_a_lost_snapshot_the_copy_starts_again(bench: Bench) -> None:
+    bench.world.segments[CycleKind.INITIAL] = 3
+    bench.world.fail("transfer", ErrorKind.SNAPSHOT_LOST, skip=2)
+    bench.world.fail("begin_cycle", ErrorKind.CBT_RESET, skip=1)
+    running = await bench.enable()
+    await running.until_committed(1)
+    first, second, third = bench.world.inputs("begin_cycle", BeginCycleInput)[:3]
+    assert all(base.copied_up_to_bytes > 0 for base in second.bases)
+    assert [(base.change_id, base.copied_up_to_bytes) for base in third.bases] == [(None, 0), (None, 0)]
+    assert first.bases == third.bases
+    assert bench.world.snapshots == {}

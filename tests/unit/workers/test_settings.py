@@ -107,7 +107,7 @@ def test_every_default_in_the_example_is_the_default() -> None:
         if line.startswith(("# min_interval", "# max_interval", "# off_hours", "# sample_share", "# scrub_every"))
     ]
     commented += [line[2:] for line in EXAMPLE.read_text().splitlines() if line.startswith(("# disk_sku", "# arm_endpoint"))]
-    assert len(commented) == 6
+    assert len(commented) == 7
     text = EXAMPLE.read_text()
     for line in commented:
         text = text.replace(f"# {line}", line)
