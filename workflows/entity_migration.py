@@ -7,13 +7,13 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from activities.source_power import SourcePower
-from deltaferry.model.errors import ErrorKind
+from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from deltaferry.planning.downtime import predicted_resync
 from deltaferry.planning.phrases import duration_text
 from workflows import names
 from workflows.entity import merged
-from workflows.entity_repair import EntityRepair
+from workflows.entity_scrub import EntityScrub
 from workflows.job_messages import JobReport, MigrateInput
 from workflows.operator_input import MigrateOptions
 from workflows.policies import POWER
@@ -25,7 +25,7 @@ from workflows.steps import failure_of, health_error, perform
 _R, _M = ReplicationState, MigrationState
 
 
-class EntityMigration(EntityRepair):
+class EntityMigration(EntityScrub):
     """Has the VM migrated by a job, and takes over how that ended."""
 
     async def _migrate(self) -> None:
@@ -105,10 +105,18 @@ class EntityMigration(EntityRepair):
         self._rollback = False
         self._say("powering the source on again")
         if await self._unguard(power_on=True):
-            self._state.source_off_by_us = False
-            self._state.migration_state = _M.TEST_PENDING
-            self._state.next_due = workflow.now()
-            self._state.health = ()
+            s = self._state
+            s.source_off_by_us = False
+            s.migration_state = _M.TEST_PENDING
+            if s.repair is not None:  # what the replica needs it for is still so
+                if s.health:
+                    s.health = (dataclasses.replace(s.health[0], remedy=CATALOGUE[s.health[0].kind].remedy),)
+                self._say(
+                    "the source runs again; the replica still needs its resync: send repair, or wait for the off-hours window"
+                )
+                return
+            s.next_due = workflow.now()
+            s.health = ()
             self._say("the source runs again; the next delta follows at once")
 
     async def _replicate_again(self) -> None:

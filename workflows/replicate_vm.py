@@ -227,6 +227,7 @@ class ReplicateVm(EntityMigration):
             or s.replication_state is _R.PAUSE_IN_PROGRESS
             or self._cycle_is_due()
             or self._wake_for_repair()
+            or self._scrub_is_due()
             or self._should_roll_over()
         )
 
