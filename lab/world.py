@@ -15,6 +15,7 @@ from lab.arm.errors import Json
 from lab.arm.service import ArmService, ImportAccount
 from lab.blob_service import BlobService, new_account_key
 from lab.certificates import make_certificates, write_private
+from lab.chaos_proxy_control import ChaosProxyService, ProxyControl, routes_to
 from lab.configuration import (
     ACCOUNTS,
     ARM_TOKEN,
@@ -64,6 +65,7 @@ class World:
         self.arm = self._azure()
         self.environment = self._secrets()
         self.vcenter = ManagedProcess(self._vcenter_spec())
+        self._chaos = self._chaos_proxy()
         self._children: list[ManagedProcess] = []
 
     def __repr__(self) -> str:
@@ -82,7 +84,11 @@ class World:
             self.blobs.await_ready()
             self.arm.await_ready()
             self.vcenter.await_ready()
-            self.config_file.write_text(configuration(self.endpoints, self.settings), encoding="utf-8")
+            between = self.endpoints
+            if self._chaos is not None:
+                self._chaos.start(routes_to(between))
+                between = self._chaos.between(between)
+            self.config_file.write_text(configuration(between, self.settings), encoding="utf-8")
         except BaseException:
             self.stop()
             raise
@@ -97,7 +103,8 @@ class World:
             child.ask_to_stop()
         for child in self._children:
             child.stop(_WORKER_STOPS_WITHIN_S)
-        parts = (self.vcenter, self.arm.process, self.blobs.front, self.blobs.azurite, self.temporal.process)
+        between = (self._chaos.process,) if self._chaos is not None else ()
+        parts = (*between, self.vcenter, self.arm.process, self.blobs.front, self.blobs.azurite, self.temporal.process)
         for part in parts:
             part.ask_to_stop()
         for part in parts:
@@ -105,7 +112,7 @@ class World:
 
     @property
     def endpoints(self) -> Endpoints:
-        """Where the parts are. Raises LabError before they are ready."""
+        """Where the parts are themselves, without a chaos proxy between. Raises LabError before they are ready."""
         nbd = cast("Mapping[str, int]", self._vcenter_ready("nbd"))
         return Endpoints(
             temporal=self.temporal.address,
@@ -131,6 +138,13 @@ class World:
     def arm_control(self) -> ArmControl:
         """Faults, times and insight of the lab's Azure."""
         return self.arm.control
+
+    @property
+    def chaos_control(self) -> ProxyControl:
+        """Faults on the way between workers and parts. Raises LabError in a lab without a chaos proxy."""
+        if self._chaos is None:
+            raise LabError("This lab has no chaos proxy: give its settings a seed.")
+        return self._chaos.control
 
     def account_key(self, store: str) -> str:
         """Return the account key of a store: `log`, `gateway` or `seed`."""
@@ -181,6 +195,10 @@ class World:
             KEY_FILE: str(key_file),
             **{account_key_variable(store): self._keys[account] for store, account in ACCOUNTS.items()},
         }
+
+    def _chaos_proxy(self) -> ChaosProxyService | None:
+        seed = self.settings.chaos_seed
+        return None if seed is None else ChaosProxyService(self.directory, self._logs, self.certificates, seed)
 
     def _vcenter_spec(self) -> ProcessSpec:
         return ProcessSpec(

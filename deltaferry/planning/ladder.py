@@ -19,8 +19,8 @@ _LADDER = (Rung.ALLOCATED, Rung.WHOLE, Rung.FULL)
 
 
 def failed_in_itself(kind: ErrorKind) -> bool:
-    """Return whether a resync that ended with `kind` says something of its rung: an outage, or a refusal, does not."""
-    return kind in INTEGRITY or kind in CBT_CANNOT_REPAIR
+    """Return whether a resync that ended with `kind` says something of its rung: an outage, a refusal or a lost claim does not."""
+    return kind in INTEGRITY or (kind in CBT_CANNOT_REPAIR and kind is not ErrorKind.CLAIM_LOST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -189,8 +189,11 @@ class Disks:
                 f"The source blob URI {source_uri.partition('?')[0]} must name a page blob, not a snapshot or version, and carry no query.",
                 "sourceUri",
             )
-        inside = source_uri.lower().startswith(f"{account.url.lower()}/") and source_uri[len(account.url) + 1 :].count("/") >= 1
-        if not inside:
+        # The port does not count: a proxy of the lab may stand before the account.
+        own = urlsplit(account.url)
+        same_host = (url.scheme, url.hostname) == (own.scheme, own.hostname)
+        inside = url.path.lower().startswith(f"{own.path.lower()}/") and url.path[len(own.path) + 1 :].count("/") >= 1
+        if not same_host or not inside:
             raise bad_parameter(f"The source blob URI {source_uri} is not a blob of storage account {account.name}.", "sourceUri")
         return account
 

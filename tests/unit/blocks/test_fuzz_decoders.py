@@ -220,6 +220,23 @@ def test_a_frame_that_claims_to_be_huge_is_refused_without_its_memory(name: str,
         tracemalloc.stop()
 
 
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("sector set", put_words([0, 1 << 50])),
+        ("sector set", put_words([1 << 50, 1])),
+        ("granule updates", b"z" * 16 + put_words([0, 1 << 50]) + put_words([])),
+        ("granule updates", b"z" * 16 + put_words([]) + put_words([1 << 50]) + bytes(16)),
+        ("plan", put_number(1 << 60) + put_number(1) + put_words([0]) + put_words([1 << 51 | 1]) + put_words([1])),
+        ("set of granules", put_words([0, 1 << 40])),
+    ],
+)
+def test_ranges_beyond_any_disk_are_refused_before_they_take_memory(name: str, body: bytes) -> None:
+    """A run is a few bytes in a record, and memory by its extent in a set."""
+    decoder = DECODERS[name]
+    assert not decodes_or_is_refused(decoder, seal_record(decoder.valid[:4], 1, body))
+
+
 # --- segments
 
 KEY = bytes(range(32))

@@ -209,13 +209,13 @@ def test_a_whole_granules_checksum_is_its_value_in_the_map_and_partial_ones_are_
 
 
 @given(st.binary(max_size=400))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_bytes_make_the_decoder_fail_otherwise(noise: bytes) -> None:
     assert opens(noise) is ErrorKind.SEGMENT_DAMAGED
 
 
 @given(st.integers(0, 10_000), st.binary(min_size=1, max_size=40))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_no_overwritten_header_makes_the_decoder_fail_otherwise(position: int, noise: bytes) -> None:
     intact = small()
     start = position % len(intact)
