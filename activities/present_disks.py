@@ -1,7 +1,7 @@
 """A final pass without a snapshot: a source that is off is read as it is where vSphere takes no snapshot of it.
 
 While the pass reads, a disk is held open, so that the VM cannot be powered on; before and after each reading the VM is off,
-and its disks' change ids and content ids are those of the plan (docs/decisions/0013-final-pass-without-a-snapshot.md).
+and its disks' change ids and content ids are those of the plan (docs/decisions/0014-final-pass-without-a-snapshot.md).
 """
 
 import time
@@ -16,7 +16,6 @@ from temporalio import activity
 from activities.adapters import Site
 from activities.held_snapshots import take_snapshot
 from activities.progress import Heartbeats
-from deltaferry.blocks.nbd import NbdClient
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import gateway_container, present_name
 from deltaferry.model.replication import ReplicationRef
@@ -52,15 +51,14 @@ def snapshot_or_present(site: Site, ref: ReplicationRef, cycle_key: str, beats: 
             sentence = f"The VM's disks were still being merged after {PATIENCE.total_seconds():.0f} s."
             raise DeltaferryError(ErrorKind.CONSOLIDATION_STUCK, sentence)
 
-    while True:
+    refused: DeltaferryError | None = None
+    while refused is None or datetime.now(UTC) < deadline:
         try:
             return take_snapshot(site, ref, cycle_key, beats.beat, gate_beat)
         except DeltaferryError as error:
             if error.kind not in _GATE_FAILED:
                 raise
             refused = error
-        if datetime.now(UTC) >= deadline:
-            break
         beats.beat()
         time.sleep(_POLL_S)
     activity.logger.warning("the final pass reads without a snapshot: %s: %s", refused.kind.value, refused.detail)
@@ -94,7 +92,7 @@ def held_still(site: Site, replication: Replication, cycle_key: str) -> Iterator
     ref = replication.ref
     vm = site.hypervisor.read_vm(ref.instance_uuid)
     disks = present_disks(site, ref, cycle_key)
-    with site.exports.open(vm, disks, replication.disks[0].key) as address, NbdClient(address):
+    with site.exports.open(vm, disks, replication.disks[0].key) as address, site.plane.hold(address):
         present_disks(site, ref, cycle_key)
         yield
 

@@ -32,7 +32,8 @@ class Tracking:
         hypervisor = self._sites[ref.site].hypervisor
         vm = hypervisor.read_vm(ref.instance_uuid)
         if vm.claim not in (None, Claim(ref.installation, ref.replication_id)):
-            raise DeltaferryError(ErrorKind.CLAIM_LOST, f"The VM {vm.name!r} is claimed by another replication.")
+            holder = f"replication {vm.claim.replication_id} of {vm.claim.installation!r}" if vm.claim else "nobody"
+            raise DeltaferryError(ErrorKind.CLAIM_LOST, f"The VM {vm.name!r} is now claimed by {holder}.")
         marker = f"{snapshot_prefix(ref)}0-tracking"
         held = [snapshot.name for snapshot in vm.snapshots if snapshot.name != marker]
         if held:

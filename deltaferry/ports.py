@@ -425,6 +425,9 @@ class DataPlane(Protocol):
     def compare(self, job: CompareJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
         """Compare snapshots' disks with their checksum maps. Raises DISK_READ_FAILED."""
 
+    def hold(self, source: NbdAddress) -> AbstractContextManager[object]:
+        """Keep a connection to a disk open, and read nothing, until the context ends. Raises DISK_READ_FAILED."""
+
     def check(self, job: CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
         """Compare seed disks with their checksum maps. Raises SEED_MISSING and the kinds of a store."""
 

@@ -21,6 +21,7 @@ _INFO_EXPORT = 0
 _CMD_WRITE = 1
 _CMD_DISC = 2
 _CMD_FLUSH = 3
+_CMD_TRIM = 4
 _CMD_WRITE_ZEROES = 6
 _ESHUTDOWN = 108
 
@@ -52,6 +53,10 @@ class GuestDisk:
     def write_zeroes(self, offset_bytes: int, length_bytes: int) -> None:
         """Make a range read as zero. Raises as `write`."""
         self._command(_CMD_WRITE_ZEROES, offset_bytes, length_bytes)
+
+    def unmap(self, offset_bytes: int, length_bytes: int) -> None:
+        """Give a range's space back, as a guest's UNMAP does; it reads as zero from then on. Raises as `write`."""
+        self._command(_CMD_TRIM, offset_bytes, length_bytes)
 
     def flush(self) -> None:
         """Make acknowledged writes durable. Raises as `write`."""

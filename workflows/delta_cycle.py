@@ -344,6 +344,7 @@ def _record(run: CycleRun, *, committed: bool, failure: str = "") -> CycleRecord
         verified_blocks=sum(chunk.verified_blocks for chunk in run.applied),
         changed_by_disk=tuple((disk.disk_key, disk.plan.covered_bytes) for disk in disks),
         failure=failure,
+        without_snapshot=run.begun is not None and run.begun.without_snapshot,
     )
 
 

@@ -53,7 +53,7 @@ class EntityCycles(Entity):
         answers: list[asyncio.Task[None]] = []
 
         def committed(record: CycleRecord) -> None:
-            if wanted is not None:
+            if wanted is not None and kind is CycleKind.FINAL:  # the source is off: its consolidation is not waited for
                 answers.append(asyncio.create_task(self._answer(wanted, record, None)))
 
         self._running = True
@@ -62,7 +62,7 @@ class EntityCycles(Entity):
             record, failure = await run_cycle(self._replication, self._state, self._slots, kind, self._say, committed)
         finally:
             self._running = False
-        if wanted is not None and not record.committed:
+        if wanted is not None and not answers:  # spec §2.5: the guest is shut down only when its disks are consolidated
             await self._answer(wanted, record, failure)
         for answer in answers:
             await answer

@@ -111,9 +111,8 @@ class EntityMigration(EntityScrub):
             if s.repair is not None:  # what the replica needs it for is still so
                 if s.health:
                     s.health = (dataclasses.replace(s.health[0], remedy=CATALOGUE[s.health[0].kind].remedy),)
-                self._say(
-                    "the source runs again; the replica still needs its resync: send repair, or wait for the off-hours window"
-                )
+                waits = "the resync goes on" if s.repair.under_way else "the replica still needs its resync: send repair"
+                self._say(f"the source runs again; {waits}")
                 return
             s.next_due = workflow.now()
             s.health = ()

@@ -173,7 +173,12 @@ class MigrateVm(ReportingJob):
             return await self._phase("last delta", self._cycle(CycleKind.ON_DEMAND))
         if self._shut_down_at is None:
             self._shut_down_at = workflow.now()
-        return await self._phase("final delta", self._cycle(CycleKind.FINAL))
+        final = await self._phase("final delta", self._cycle(CycleKind.FINAL))
+        if final.record.without_snapshot:
+            self._information.append(
+                "vSphere took no snapshot of the source VM, so its disks were read as they are; consolidate them in vCenter."
+            )
+        return final
 
     async def _cycle(self, kind: CycleKind) -> CycleAnswer:
         """Ask the entity for a cycle and wait until it has committed. Ask again after it was adopted: it knows nothing of this."""

@@ -45,6 +45,8 @@ class CycleRecord:
     decision: str = ""
     """What was decided after it, and why: when the next one starts, or what stopped it."""
     failure: str = ""
+    without_snapshot: bool = False
+    """The source was off and no snapshot could be taken: its disks were read as they are."""
 
 
 @dataclass(frozen=True, slots=True)

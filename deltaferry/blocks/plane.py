@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -18,14 +18,24 @@ from deltaferry.blocks.blob_http import HttpLimits
 from deltaferry.blocks.checksum_map import GranuleRecorder, encode_updates
 from deltaferry.blocks.checksums import Hasher
 from deltaferry.blocks.jobs import Failure, FrameBuffer, Outcome, Settings, Task, encode_frame
-from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
+from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S, NbdClient
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.blocks.plan import planned_segments
 from deltaferry.blocks.scrub import nothing_to_read, run_scrub
 from deltaferry.blocks.sector_sets import SectorSet
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE
-from deltaferry.ports import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
+from deltaferry.ports import (
+    AppliedDisk,
+    ApplyJob,
+    CheckJob,
+    CompareJob,
+    DataProgress,
+    NbdAddress,
+    ScrubbedDisk,
+    SendJob,
+    SentDisk,
+)
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0
@@ -67,6 +77,10 @@ class ProcessDataPlane:
     def check(self, job: CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
         """Compare seed disks with their checksum maps. See `DataPlane.check`. Without anything to read, no process is started."""
         return self._scrub(job, progress)
+
+    def hold(self, source: NbdAddress) -> AbstractContextManager[object]:
+        """Keep a connection open. See `DataPlane.hold`. Nothing is moved through it, so that it needs no process."""
+        return NbdClient(source, timeout_s=self._settings.nbd_timeout_s)
 
     def _scrub(self, job: CompareJob | CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
         if nothing_to_read(job):

@@ -3,7 +3,7 @@
 VDDK is the user's own download. Source of its parameters: nbdkit-vddk-plugin(1). `transports=` is always given: without
 it VDDK probes SAN and may crash. `snapshot=` is given for every snapshot: without it Windows guests fail with error 13.
 A powered-off VM's disks as they are, a `Snapshot` without moref, have none to give: VDDK then opens the present backing
-with what it stands on, and locks it, so that the VM cannot be powered on meanwhile (decision 13).
+with what it stands on, and locks it, so that the VM cannot be powered on meanwhile (decision 14).
 """
 
 import hashlib

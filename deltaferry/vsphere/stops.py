@@ -1,4 +1,4 @@
-"""Whether a VM lost power or was forcibly shut down, by its events (docs/decisions/0012-unclean-power-off.md)."""
+"""Whether a VM lost power or was forcibly shut down, by its events (docs/decisions/0013-unclean-power-off.md)."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta

@@ -90,6 +90,7 @@ class HostState:
     name: str
     nbd_port: int
     refused_for_budget: int
+    held_reads: int
     connections: tuple[ConnectionState, ...]
 
 
@@ -248,6 +249,10 @@ class VcenterControl:
         """Move a VM to another host."""
         self.call("POST", f"/vms/{vm}/move", {"host": host})
 
+    def relocate(self, vm: str, datastore: str) -> None:
+        """Move a VM's files to another datastore while it runs; change tracking is kept. See `ControlActions.relocate`."""
+        self.call("POST", f"/vms/{vm}/relocate", {"datastore": datastore})
+
     def power_on(self, vm: str) -> None:
         """Power a VM on."""
         self.call("POST", f"/vms/{vm}/power-on")
@@ -255,6 +260,10 @@ class VcenterControl:
     def power_off(self, vm: str, *, reset_tracking: bool = False) -> None:
         """Let a VM lose power at once; with `reset_tracking` change tracking begins anew."""
         self.call("POST", f"/vms/{vm}/power-off", {"reset_tracking": reset_tracking})
+
+    def lose_tracking_at_power_off(self, vm: str) -> None:
+        """Let change tracking begin anew when the VM is next powered off hard, whoever does it."""
+        self.call("POST", f"/vms/{vm}/tracking-lost-at-power-off")
 
     def shut_down(self, vm: str) -> None:
         """Have a guest shut down cleanly, and return when it was asked to."""

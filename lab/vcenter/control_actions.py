@@ -54,6 +54,7 @@ class ControlActions:
                         "name": name,
                         "nbd_port": server.port,
                         "refused_for_budget": server.refused_for_budget,
+                        "held_reads": server.faults.held,
                         "connections": [asdict(item) for item in server.connections()],
                     }
                     for name, server in servers.items()
@@ -130,6 +131,20 @@ class ControlActions:
             vm.touch()
         self._vcenter.exports.cut_readers(vm)
 
+    def relocate(self, moref: str, datastore: str) -> None:
+        """Move a VM's files to another datastore while it runs (Storage vMotion), in a task: refused while another one runs.
+
+        File names and datastore change; disks, their UUIDs, snapshots and change tracking stay, as with ESXi 5.5 and later.
+        Before, a Storage vMotion reset change tracking (facts F7 (c), KB 1020128): add `set_tracking(reset=True)` for that.
+        Whoever reads the VM's disks is cut off: the files that it has open are gone.
+        """
+        vm = self._vm(moref)
+        target = self._vcenter.inventory.datastores.get(datastore)
+        if target is None:
+            raise ControlError(404, f"there is no datastore {datastore}")
+        self._task("RelocateVM_Task", vm, lambda _: self._vcenter.inventory.relocate(vm, target))
+        self._vcenter.exports.cut_readers(vm)
+
     def power_on(self, moref: str) -> None:
         """Power a VM on."""
         self._task("PowerOnVM_Task", self._vm(moref), lambda _: self._vcenter.power.power_on(self._vm(moref)))
@@ -140,6 +155,11 @@ class ControlActions:
         vm.loses_tracking_at_power_off = reset_tracking
         if vm.running:
             self._vcenter.power.stop(vm, hard=True)
+
+    def lose_tracking_at_power_off(self, moref: str) -> None:
+        """Let change tracking begin anew when the VM is next powered off hard, whoever does it, as after a crash."""
+        with self._world.lock:
+            self._vm(moref).loses_tracking_at_power_off = True
 
     def shut_down(self, moref: str) -> None:
         """Have a guest shut down, as an administrator asks for it in vCenter; it goes off a moment later."""
@@ -273,6 +293,9 @@ class ControlActions:
         fail_length: int = 512,
         fail_times: int | None = None,
         fail_error: str = WireError.EIO.name,
+        hold_offset: int | None = None,
+        hold_length: int = 512,
+        hold_export: str = "",
     ) -> None:
         """Set limits and faults of a host's NBD server; what is not given stays."""
         server = self._server(host)
@@ -290,6 +313,8 @@ class ControlActions:
             server.faults.reorder_replies = reorder_replies
         if fail_offset is not None:
             server.faults.fail_range(fail_offset, fail_length, error=WireError[fail_error], times=fail_times)
+        if hold_offset is not None:
+            server.faults.hold_range(hold_offset, hold_length, hold_export)
 
     def clear_nbd(self, host: str) -> None:
         """Forget the faults of a host's NBD server; its limits stay."""

@@ -224,6 +224,14 @@ class VirtualDisk:
             self._capacity = capacity_bytes
             self._tree.grow(capacity_bytes)
 
+    def relocate(self, directory: Path) -> None:
+        """Move the files to another datastore's folder, with all snapshots; tracking goes on. Raises DiskBusy."""
+        with self._change(), self._lock:
+            self._tree.relocate(directory)
+            if self._tracking_file.exists():
+                self._tracking_file.rename(directory / self._tracking_file.name)
+            self._tracking_file = directory / self._tracking_file.name
+
     # --- power and life ---
 
     def on_power_on(self) -> None:

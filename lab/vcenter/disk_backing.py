@@ -67,6 +67,11 @@ class Backing:
         if self.written is not None and child.written is not None:
             self.written = self.written.union(child.written)
 
+    def relocate(self, directory: Path) -> None:
+        """Move both files to another directory of the same file system; who holds the backing reads and writes on."""
+        self.descriptor = self.descriptor.rename(directory / self.descriptor.name)
+        self.extent = self.extent.rename(directory / self.extent.name)
+
     def remove_files(self) -> None:
         """Unlink both files; readers that hold the backing read on."""
         self.descriptor.unlink(missing_ok=True)

@@ -83,6 +83,14 @@ class BackingTree:
         self._capacity = capacity
         self.base.describe(capacity)
 
+    def relocate(self, directory: Path) -> None:
+        """Move all files to another directory of the same file system, and have the descriptors say so."""
+        self._directory = directory
+        for backing in self._backings:
+            backing.relocate(directory)
+        for backing in self._backings:
+            backing.describe(self._capacity)
+
     def next_collapse(self) -> Collapse | None:
         """Return a merge that is due, the lowest first."""
         needed = {kept.backing for kept in self._kept.values()} | {self.top}

@@ -110,6 +110,22 @@ class Inventory:
             vm.disks[attached.key] = attached
         return attached
 
+    def relocate(self, vm: VirtualMachine, target: Datastore) -> None:
+        """Move all files of a VM to a folder of its name on another datastore. Raises DiskBusy while a disk is consolidated."""
+        folder = _free_name(target.directory, vm.name)
+        directory = target.directory / folder
+        directory.mkdir()
+        for attached in vm.disks.values():
+            attached.disk.relocate(directory)
+        left = vm.home.directory / vm.home_folder
+        if not any(left.iterdir()):
+            left.rmdir()
+        with self._world.lock:
+            for attached in vm.disks.values():
+                attached.datastore, attached.folder = target, folder
+            vm.home, vm.home_folder = target, folder
+            vm.touch()
+
     def remove_disk(self, vm: VirtualMachine, key: int) -> None:
         """Detach a disk and delete its files; snapshots that hold it lose it. Raises KeyError."""
         with self._world.lock:

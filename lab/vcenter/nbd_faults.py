@@ -1,9 +1,13 @@
-"""Faults of an NBD server that tests ask for: refusals, cuts, delays, bad ranges, replies out of order."""
+"""Faults of an NBD server that tests ask for: refusals, cuts, delays, held reads, bad ranges, replies out of order."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from lab.vcenter.nbd_protocol import WireError
+
+_LOOK_S = 0.02
+"""How often a held read looks whether it still is."""
 
 
 @dataclass(slots=True)
@@ -30,6 +34,9 @@ class NbdFaults:
         self._refusals = 0
         self._cut: _Cut | None = None
         self._bad_ranges: list[_BadRange] = []
+        self._held_ranges: list[tuple[int, int, str]] = []
+        self.held = 0
+        """How many reads are being held now."""
         self.delay_s = 0.0
         """Every read waits this long before it is answered; its connection's later requests wait too."""
         self.reorder_replies = False
@@ -52,12 +59,37 @@ class NbdFaults:
         with self._lock:
             self._bad_ranges.append(_BadRange(offset, offset + length, error, times, export))
 
+    def hold_range(self, offset: int, length: int, export: str = "") -> None:
+        """Let reads that touch a range wait until `clear`, on exports whose names begin with `export`."""
+        with self._lock:
+            self._held_ranges.append((offset, offset + length, export))
+
+    def pass_hold(self, export: str, offset: int, length: int, wait: Callable[[float], object]) -> None:
+        """Return when a read is not held, or no more; `wait` waits for so many seconds, and returns true when the server closes."""
+        if not self._holds(export, offset, length):
+            return
+        with self._lock:
+            self.held += 1
+        try:
+            while self._holds(export, offset, length) and not wait(_LOOK_S):
+                pass
+        finally:
+            with self._lock:
+                self.held -= 1
+
+    def _holds(self, export: str, offset: int, length: int) -> bool:
+        with self._lock:
+            return any(
+                start < offset + length and offset < end and export.startswith(prefix) for start, end, prefix in self._held_ranges
+            )
+
     def clear(self) -> None:
         """Serve faultlessly again."""
         with self._lock:
             self._refusals = 0
             self._cut = None
             self._bad_ranges.clear()
+            self._held_ranges.clear()
             self.delay_s = 0.0
             self.reorder_replies = False
 

@@ -155,6 +155,7 @@ class Transmission:
     def _read(self, request: _Request) -> None:
         if self._faults.delay_s:
             self._wait(self._faults.delay_s)
+        self._faults.pass_hold(self._name, request.offset, request.length, self._wait)
         error = self._faults.take_error(self._name, request.offset, request.length)
         if error is not None:
             raise _Refused(error)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from azure.storage.blob import BlobServiceClient
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
@@ -230,7 +230,11 @@ class Replicated:
         prefix = names.replication_id(SITE, self.source.instance_uuid)
         async for execution in self.client.list_workflows("ExecutionStatus = 'Running'"):
             if execution.id.startswith(prefix) and execution.status is WorkflowExecutionStatus.RUNNING:
-                await self.client.get_workflow_handle(execution.id, run_id=execution.run_id).terminate("the test is over")
+                try:
+                    await self.client.get_workflow_handle(execution.id, run_id=execution.run_id).terminate("the test is over")
+                except RPCError as error:
+                    if error.status is not RPCStatusCode.NOT_FOUND:  # else it has ended since it was listed
+                        raise
         slots = self.client.get_workflow_handle(names.slots_id(SITE))
         await _forget_leases(slots, prefix)
 

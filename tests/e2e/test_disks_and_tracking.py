@@ -150,6 +150,7 @@ def guest_disk(vm: Replicated, disk: int) -> GuestDisk:
     return GuestDisk(host, int(port), f"guest={vm.source.moref};disk={vm.source.disks[disk].key}")
 
 
+@pytest.mark.chaos
 async def test_more_than_two_thousand_areas_in_descending_order_are_all_replicated(make_of: Callable[..., Replicated]) -> None:
     areas = PAGE_LIMIT + 50
     vm = make_of("many-areas", (2 * areas * GRANULE, b""))

@@ -205,6 +205,7 @@ async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab
     await assert_in_order(vm)
 
 
+@pytest.mark.chaos
 async def test_a_data_process_may_die_at_any_point(lab: Lab, vm: Replicated) -> None:
     """One passing of each kill point; all passings are enumerated in tests/chaos."""
     await vm.enable_and_sync()

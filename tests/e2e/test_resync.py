@@ -100,11 +100,11 @@ def revert(vm: Replicated) -> None:
     ("happens", "cause"),
     [
         (reset_tracking, ErrorKind.CBT_RESET),
-        (revert, ErrorKind.CBT_RESET),
+        pytest.param(revert, ErrorKind.CBT_RESET, marks=pytest.mark.chaos),
         (delete_a_seed, ErrorKind.SEED_MISSING),
         (grow_a_disk, ErrorKind.DISKS_CHANGED),
         (add_a_disk, ErrorKind.DISKS_CHANGED),
-        (remove_a_disk, ErrorKind.DISKS_CHANGED),
+        pytest.param(remove_a_disk, ErrorKind.DISKS_CHANGED, marks=pytest.mark.chaos),
     ],
     ids=["reset", "reverted", "seed-deleted", "grown", "added", "removed"],
 )

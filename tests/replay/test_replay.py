@@ -66,6 +66,7 @@ def test_every_workflow_type_is_in_a_history() -> None:
         names.ADOPT_REPLICATIONS,
         names.REPLICATE_VM,
         names.INITIAL_REPLICATION,
+        names.RESYNC,
         names.MIGRATE_VM,
         names.STOP_REPLICATION,
         names.COMPLETE_MIGRATION,

@@ -38,7 +38,11 @@ async def test_enabling_replicates_under_the_id_that_services_compute(bench: Ben
     [
         ("EnableReplication", _NOTHING, "needs an input"),
         ("EnableReplication", (None,), "needs an input"),
-        ("EnableReplication", ({"vm": "x", "sit": "y"},), "there is no field 'sit' (the fields are vm, site, target)"),
+        (
+            "EnableReplication",
+            ({"vm": "x", "sit": "y"},),
+            "there is no field 'sit' (the fields are vm, site, target, auto_repair)",
+        ),
         ("EnableReplication", ({"vm": "x"},), "the field 'site' is missing"),
         ("EnableReplication", ({"vm": 7, "site": "lab"},), "the field 'vm'"),
         ("EnableReplication", ({"vm": "", "site": "lab"},), "the field 'vm'"),

@@ -33,7 +33,7 @@ async def test_the_details_page_says_the_states_what_it_waits_for_and_what_can_b
     page = await details_of(running.handle)
     assert page.startswith(f"### {(await running.status()).vm}: Delta sync\n")
     assert "**Last recovery point:** 20" in page
-    assert "**You can send:** `pause`, `migrate_now`, `stop`, `update_target`" in page
+    assert "**You can send:** `pause`, `migrate_now`, `resync`, `verify`, `stop`, `update_target`" in page
     assert "(boot)" in page
     assert "|---" not in page, "the Temporal UI's panel is too narrow for tables"
 

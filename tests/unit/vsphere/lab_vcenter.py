@@ -137,6 +137,9 @@ class LabVcenter:
     def start_power_off(self, vm: str) -> Any:
         return self._vm(vm).PowerOffVM_Task()
 
+    def start_reset(self, vm: str) -> Any:
+        return self._vm(vm).ResetVM_Task()
+
     def wait(self, task: Any) -> Any:
         return wait_for_task(self._stranger, task, no_beat)
 
@@ -201,6 +204,10 @@ class LabVcenter:
     def move(self, vm: str, host: str) -> None:
         """Move a VM to another host."""
         self._control.call("POST", f"/vms/{self.moref(vm)}/move", {"host": host})
+
+    def fail_over(self, vm: str, host: str) -> None:
+        """Let a VM's host die, and vSphere HA start the VM again on another one."""
+        self._control.call("POST", f"/vms/{self.moref(vm)}/fail-over", {"host": host})
 
     def clear_faults(self) -> None:
         self._control.call("DELETE", "/faults")

@@ -8,6 +8,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,11 @@ def test_the_lab_reads_a_disk_from_the_host_that_runs_the_vm() -> None:
         assert address.export == "snapshot=snapshot-22;disk=2000"
 
 
+def test_the_lab_reads_a_powered_off_vms_disk_as_it_is_where_there_is_no_snapshot() -> None:
+    with PlainNbdExports({"esxi-1.lab": ("127.0.0.1", 1234)}).open(VM, replace(SNAPSHOT, moref=""), 2000) as address:
+        assert address.export == "present=vm-16;disk=2000"
+
+
 def test_a_host_without_an_address_is_a_configuration_error_that_names_it() -> None:
     with pytest.raises(DeltaferryError) as caught, PlainNbdExports({}).open(VM, SNAPSHOT, 2000):
         pass
@@ -164,6 +170,14 @@ def test_nbdkit_gets_its_parameters_and_the_password_by_descriptor_alone(
         "file=[ds1] web 01/web 01.vmdk",
         f"thumbprint={certificate_thumbprint(endpoint)}",
     } <= set(arguments)
+
+
+def test_without_a_snapshot_vddk_opens_the_present_backing(exports: VddkExports, nbdkit: Path) -> None:
+    with exports.open(VM, replace(SNAPSHOT, moref=""), 2000):
+        pass
+    arguments = json.loads((nbdkit.parent / "record.json").read_text())["arguments"]
+    assert not [argument for argument in arguments if argument.startswith("snapshot=")]
+    assert {"--readonly", "vm=moref=vm-16", "file=[ds1] web 01/web 01.vmdk"} <= set(arguments)
 
 
 def test_the_thumbprint_is_never_taken_from_a_certificate_that_is_not_trusted(endpoint: Endpoint, tmp_path: Path) -> None:
