@@ -82,11 +82,8 @@ def allocated_above_mark(
 def stored_plan(gateway: ObjectStore, key: str, make: Callable[[], Plan]) -> tuple[Plan, PlanRef]:
     """Return the plan of that key and a reference to it; it is made only where none is stored: the stored one wins."""
     stored = gateway.get_if_exists(key)
-    if stored is None:
-        gateway.put_new(key, encode_plan(make()))
-        stored = gateway.get(key)
+    reference, stored = gateway.put_or_get(key, encode_plan(make()) if stored is None else stored)
     plan = decode_plan(stored)
-    reference = gateway.put_new(key, stored)
     return plan, PlanRef(reference, plan.segments, plan.data_bytes, plan.covered_bytes)
 
 

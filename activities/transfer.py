@@ -103,14 +103,16 @@ class Transfer:
 
     def _finished(self, site: Site, ref: ReplicationRef, request: TransferInput, disk: ChunkDisk) -> SentChunk | None:
         """Return the chunk that an earlier attempt listed in its manifest, or None."""
-        key = f"{gateway_container(ref)}/{manifest_name(request.cycle_key, disk.disk_key, disk.first_segment)}"
-        stored = site.stores.gateway.get_if_exists(key)
-        if stored is None:
+        container, name = gateway_container(ref), manifest_name(request.cycle_key, disk.disk_key, disk.first_segment)
+        listed = next((found for found in site.stores.gateway.list(container, name) if found.name == name), None)
+        if listed is None:
             return None
+        reference = ObjectRef(site.stores.gateway.store, f"{container}/{name}", listed.etag)
+        stored = site.stores.gateway.get(reference.key)
         plan = decode_plan(site.stores.gateway.get(disk.plan.ref.key))
         segments = decode_manifest(stored).segments
         nothing_new = SentDisk(disk.disk_key, disk.first_segment + len(segments), segments, 0, 0, 0, len(segments))
-        return self._chunk(plan, disk.first_segment, nothing_new, site.stores.gateway.put_new(key, stored))
+        return self._chunk(plan, disk.first_segment, nothing_new, reference)
 
     def _stored(self, site: Site, ref: ReplicationRef, cycle_key: str, disk: ChunkDisk) -> tuple[StoredSegment, ...]:
         prefix = segment_prefix(cycle_key, disk.disk_key)
@@ -125,8 +127,8 @@ class Transfer:
         """List a chunk in its manifest. The first one that is stored wins: whoever else was at it returns the same chunk."""
         key = f"{gateway_container(ref)}/{manifest_name(cycle_key, sent.disk_key, asked.first_segment)}"
         ours = Manifest(cycle_key=cycle_key, disk_key=sent.disk_key, first_segment=asked.first_segment, segments=sent.segments)
-        reference = site.stores.gateway.put_new(key, encode_manifest(ours))
-        segments = decode_manifest(site.stores.gateway.get(key)).segments
+        reference, stored_manifest = site.stores.gateway.put_or_get(key, encode_manifest(ours))
+        segments = decode_manifest(stored_manifest).segments
         stored = dataclasses.replace(sent, next_segment=asked.first_segment + len(segments), segments=segments)
         return self._chunk(decode_plan(asked.plan), asked.first_segment, stored, reference)
 

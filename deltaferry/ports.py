@@ -166,6 +166,9 @@ class ObjectStore(Protocol):
     def put_new(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> ObjectRef:
         """Write an object unless one exists; where one exists, return a reference to the stored one."""
 
+    def put_or_get(self, key: str, data: bytes) -> tuple[ObjectRef, bytes]:
+        """Write an object unless one exists; return a reference to what is stored now, and its bytes."""
+
     def get(self, key: str) -> bytes:
         """Return an object's bytes. Raises STORE_OBJECT_MISSING."""
 

@@ -42,6 +42,17 @@ class BlobObjectStore(BlobContainers):
                 return self._ref(key, str(blob.get_blob_properties().etag))
         return self._ref(key, str(reply["etag"]))
 
+    def put_or_get(self, key: str, data: bytes) -> tuple[ObjectRef, bytes]:
+        """Write an object unless one exists; return a reference to what is stored now, and its bytes."""
+        blob = self._blob(key)
+        with self.account.errors(f"writing {key} once"):
+            try:
+                reply = blob.upload_blob(data, overwrite=False)
+            except ResourceExistsError:
+                stored = blob.download_blob()
+                return self._ref(key, str(stored.properties.etag)), stored.readall()
+        return self._ref(key, str(reply["etag"])), data
+
     def get(self, key: str) -> bytes:
         """Return an object's bytes. Raises STORE_OBJECT_MISSING."""
         with self.account.errors(f"reading {key}"):

@@ -76,6 +76,7 @@ async def test_lost_replies_doubled_requests_and_refusals_cost_time_only(lab: La
     await commits_again(lab, vm)
 
 
+@pytest.mark.chaos
 async def test_late_writes_released_after_newer_cycles_change_nothing(lab: Lab, vm: Replicated) -> None:
     """Requests that were sent, never answered, sent again, and arrive after a newer cycle wrote the same range."""
     await vm.enable_and_sync()

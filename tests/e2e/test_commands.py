@@ -315,6 +315,7 @@ async def test_a_wrong_vcenter_password_is_refused_with_a_sentence_that_does_not
         assert password not in worker.log_file.read_text()
 
 
+@pytest.mark.chaos
 async def test_a_store_that_does_not_answer_shows_in_the_progress_and_replication_goes_on_when_it_does(vm: Replicated) -> None:
     await vm.enable_and_sync()
     with _stores_stopped(vm):

@@ -130,6 +130,7 @@ async def test_delta_reset(vm: Replicated) -> None:
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_delta_reset_to_the_first_task_meets_seeds_whose_number_is_ahead(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await vm.committed(1)
@@ -210,6 +211,7 @@ async def test_migration_reset(vm: Replicated) -> None:
     vm.assert_target_identical(status)
 
 
+@pytest.mark.chaos
 async def test_migration_reset_to_the_first_task_takes_the_running_migration_up(vm: Replicated) -> None:
     await _hold_an_on_demand_delta(vm)
     await reset(vm, to_the_first_task=True)

@@ -113,7 +113,7 @@ async def assert_only_deltas(vm: Replicated) -> None:
     assert [cycle.failure for cycle in await vm.cycles() if not cycle.committed] == []
 
 
-@pytest.mark.parametrize("move", [vmotion, storage_vmotion])
+@pytest.mark.parametrize("move", [vmotion, pytest.param(storage_vmotion, marks=pytest.mark.chaos)])
 async def test_a_transfer_whose_vm_is_moved_starts_again_at_the_segments_that_are_not_stored(
     vm: Replicated, move: Callable[[Replicated], None]
 ) -> None:
@@ -261,6 +261,7 @@ async def test_an_initial_replication_with_cut_connections_is_accounted_for(
 
 
 @_LEGS
+@pytest.mark.chaos
 async def test_a_delta_with_cut_connections_is_accounted_for(vm: Replicated, cut: Callable[[Replicated], None]) -> None:
     await vm.enable_and_sync()
     known = await quiet(vm)
@@ -377,6 +378,7 @@ async def claimed_by(vm: Replicated, claim: Claim | None) -> None:
     assert [health.kind for health in status.health] == [ErrorKind.CLAIM_LOST]
 
 
+@pytest.mark.chaos
 async def test_a_claim_that_somebody_removed_is_made_again_by_a_repair(vm: Replicated, worker_environment: None) -> None:
     await vm.enable_and_sync()
     await paused(vm)
@@ -393,6 +395,7 @@ async def test_a_claim_that_somebody_removed_is_made_again_by_a_repair(vm: Repli
 
 
 @pytest.mark.parametrize("options", [{}, {"reset_tracking": True}], ids=["plain", "with-a-tracking-reset"])
+@pytest.mark.chaos
 async def test_a_repair_of_a_vm_that_another_installation_claims_fails_and_touches_nothing(
     vm: Replicated, worker_environment: None, options: dict[str, bool]
 ) -> None:

@@ -101,8 +101,8 @@ def revert(vm: Replicated) -> None:
     [
         (reset_tracking, ErrorKind.CBT_RESET),
         pytest.param(revert, ErrorKind.CBT_RESET, marks=pytest.mark.chaos),
-        (delete_a_seed, ErrorKind.SEED_MISSING),
-        (grow_a_disk, ErrorKind.DISKS_CHANGED),
+        pytest.param(delete_a_seed, ErrorKind.SEED_MISSING, marks=pytest.mark.chaos),
+        pytest.param(grow_a_disk, ErrorKind.DISKS_CHANGED, marks=pytest.mark.chaos),
         (add_a_disk, ErrorKind.DISKS_CHANGED),
         pytest.param(remove_a_disk, ErrorKind.DISKS_CHANGED, marks=pytest.mark.chaos),
     ],

@@ -75,6 +75,7 @@ def test_a_flipped_byte_is_found_where_it_is_and_only_its_granule_is_sent(replic
 
 
 @pytest.mark.parametrize("rung", [Rung.ALLOCATED, Rung.WHOLE])
+@pytest.mark.chaos
 def test_a_resync_without_any_change_id_brings_what_changed_and_nothing_else(replicated: Make, rung: Rung) -> None:
     hand = replicated()
     hand.vm.write(0, 3 * MIB + 512, b"changed" * 512)
@@ -100,16 +101,17 @@ def test_a_resync_without_any_change_id_brings_what_changed_and_nothing_else(rep
     assert hand.present_seeds() == [hand.vm.source_bytes(0), hand.vm.source_bytes(1)]
 
 
+@pytest.mark.chaos
 def test_a_resync_in_the_smallest_chunks_with_every_step_twice_ends_the_same(replicated: Make) -> None:
     hand = replicated(twice=True, chunk_max=timedelta(0), disks=(4 * MIB + 3 * SECTOR, MIB))
     hand.vm.scribble(5)
     flip(hand, 0, 2 * MIB)
-    found, frozen, point = hand.resync(Rung.WHOLE)
-    assert found.rounds > 1
+    _, frozen, point = hand.resync(Rung.WHOLE)
     assert hand.repeated >= {"begin_resync", "check_seed", "compare_source", "plan_resync"}
     assert hand.seeds(point) == frozen == hand.present_seeds()
 
 
+@pytest.mark.chaos
 def test_a_full_copy_in_the_ladder_reads_nothing_to_compare_and_sends_everything(replicated: Make) -> None:
     hand = replicated()
     flip(hand, 0, 4 * MIB)
@@ -142,6 +144,7 @@ def test_pages_where_the_source_has_nothing_are_cleared(replicated: Make) -> Non
     assert hand.seeds(point) == frozen
 
 
+@pytest.mark.chaos
 def test_where_the_datastore_cannot_tell_what_is_allocated_everything_is_compared(replicated: Make) -> None:
     hand = replicated()
     hand.vm.world.vcenter_control.set_tracking(hand.vm.source.moref, star=StarAnswer.NO_EPOCH)
@@ -150,6 +153,7 @@ def test_where_the_datastore_cannot_tell_what_is_allocated_everything_is_compare
     assert hand.seeds(point) == frozen
 
 
+@pytest.mark.chaos
 def test_a_damaged_checksum_map_is_compared_as_unknown_and_is_whole_again_afterwards(replicated: Make) -> None:
     hand = replicated()
     container = gateway_container(hand.replication.ref)
@@ -165,6 +169,7 @@ def test_a_damaged_checksum_map_is_compared_as_unknown_and_is_whole_again_afterw
     assert [seed.differing_bytes for seed in hand.scrub()] == [0, 0]
 
 
+@pytest.mark.chaos
 def test_a_seal_that_is_behind_the_seeds_is_refused_with_the_number_found(replicated: Make) -> None:
     hand = replicated()
     hand.state.fence -= 2
@@ -210,6 +215,7 @@ def test_a_change_that_tracking_does_not_report_is_found_by_the_samples_turn_and
     hand.release()
 
 
+@pytest.mark.chaos
 def test_an_honest_cycle_is_sampled_without_complaint_and_one_without_share_reads_nothing(replicated: Make) -> None:
     hand = replicated()
     hand.vm.scribble(5)

@@ -29,6 +29,7 @@ async def client(world: World) -> AsyncIterator[Client]:
         worker.stop()
 
 
+@pytest.mark.chaos
 async def test_b4_what_a_guest_writes_until_it_is_off_is_on_the_target(world: World, client: Client) -> None:
     """os-migrate powers a Linux source off after snapshot, copy and conversion: what it wrote in between is lost.
 
