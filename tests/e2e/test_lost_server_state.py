@@ -2,6 +2,8 @@
 
 import asyncio
 
+import pytest
+
 from deltaferry.model.naming import log_container
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.e2e.conftest import Lab
