@@ -11,7 +11,7 @@ from activities.off_hours import OffHours
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.states import HealthError, MigrationState, ReplicationState
-from deltaferry.planning.ladder import Rung, failed_in_itself, next_step
+from deltaferry.planning.ladder import Rung, failed_in_itself, first_step, next_step
 from workflows import names
 from workflows.delta_cycle import profile_of
 from workflows.entity_jobs import EntityJobs
@@ -81,7 +81,7 @@ class EntityRepair(EntityJobs):
         s = self._state
         if s.repair is not None:
             return  # it was asked for while the cycle ran that failed now
-        step = next_step(None, reason)
+        step = first_step(cause, reason)
         s.repair = RepairState(cause=cause, reason=reason, since=workflow.now(), rung=step.rung, step=step.reason)
         s.repair = dataclasses.replace(s.repair, bases=self._from_nothing(), reset_tracking=cause is ErrorKind.CBT_CORRUPT)
         s.replication_state = _R.REPAIR_PENDING

@@ -31,6 +31,13 @@ class Step:
     reason: str
 
 
+def first_step(cause: ErrorKind | None, reason: str) -> Step:
+    """Return the rung that a resync begins on: where change tracking missed changes, its word on what is allocated is in doubt too."""
+    if cause is ErrorKind.CBT_MISSED_CHANGES:
+        return Step(Rung.WHOLE, f"{reason}: {Rung.WHOLE}, since change tracking is what is in doubt")
+    return next_step(None, reason)
+
+
 def next_step(failed: Rung | None, cause: str) -> Step:
     """Return the rung that follows on one that failed in itself; None where no resync for this cause has failed yet.
 

@@ -207,7 +207,7 @@ def test_a_change_that_tracking_does_not_report_is_found_by_the_samples_turn_and
         hand.begin(CycleKind.DELTA, 0.5, 1)
     assert caught.value.type == ErrorKind.CBT_MISSED_CHANGES.value
     assert "Hard disk 2" in caught.value.message and f"offset {60 * GRANULE}." in caught.value.message
-    found, frozen, point = hand.resync()
+    found, frozen, point = hand.resync(Rung.WHOLE)
     assert found.differing_bytes == 2 * GRANULE
     assert hand.seeds(point) == frozen == [hand.vm.source_bytes(0), hand.vm.source_bytes(1)]
     _, begun = hand.begin(CycleKind.DELTA, 1.0, 7)

@@ -2,7 +2,7 @@ import pytest
 
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.planning.failure import CBT_CANNOT_REPAIR, INTEGRITY
-from deltaferry.planning.ladder import Rung, failed_in_itself, next_step
+from deltaferry.planning.ladder import Rung, failed_in_itself, first_step, next_step
 
 _OUTAGES = (
     ErrorKind.VSPHERE_UNREACHABLE,
@@ -51,3 +51,9 @@ def test_what_says_something_of_the_replica_is_the_resyncs_own_failure(kind: Err
 def test_an_outage_or_a_refusal_is_not(kind: ErrorKind) -> None:
     assert kind in CATALOGUE
     assert not failed_in_itself(kind)
+
+
+def test_where_change_tracking_missed_changes_its_word_on_what_is_allocated_is_not_taken() -> None:
+    assert first_step(ErrorKind.CBT_MISSED_CHANGES, "missed").rung is Rung.WHOLE
+    assert first_step(ErrorKind.CBT_RESET, "reset").rung is Rung.ALLOCATED
+    assert first_step(None, "asked for").rung is Rung.ALLOCATED
