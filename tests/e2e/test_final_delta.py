@@ -155,6 +155,7 @@ async def test_a_source_that_was_started_between_planning_and_reading_fails_the_
     vm.assert_target_identical(status)
 
 
+@pytest.mark.chaos
 async def test_a_vm_that_lost_power_is_marked_for_resync_and_repaired(vm: Replicated) -> None:
     await vm.enable_and_sync()
     vm.scribble()

@@ -72,6 +72,7 @@ async def test_initial_replication_terminate(vm: Replicated) -> None:
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_initial_replication_that_ends_while_its_replication_is_terminated_keeps_its_result(vm: Replicated) -> None:
     await enable_and_hold(vm)
     await terminate(vm)
@@ -172,6 +173,7 @@ async def test_migration_terminate(vm: Replicated) -> None:
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_migration_that_ends_while_its_replication_is_terminated_keeps_its_result(vm: Replicated) -> None:
     await vm.enable_and_sync()
     vm.world.arm_control.set_times(operation_s=1.0)
