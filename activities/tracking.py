@@ -31,8 +31,8 @@ class Tracking:
         ref = request.replication.ref
         hypervisor = self._sites[ref.site].hypervisor
         vm = hypervisor.read_vm(ref.instance_uuid)
-        if vm.claim not in (None, Claim(ref.installation, ref.replication_id)):
-            holder = f"replication {vm.claim.replication_id} of {vm.claim.installation!r}" if vm.claim else "nobody"
+        if vm.claim is not None and vm.claim != Claim(ref.installation, ref.replication_id):
+            holder = f"replication {vm.claim.replication_id} of {vm.claim.installation!r}"
             raise DeltaferryError(ErrorKind.CLAIM_LOST, f"The VM {vm.name!r} is now claimed by {holder}.")
         marker = f"{snapshot_prefix(ref)}0-tracking"
         held = [snapshot.name for snapshot in vm.snapshots if snapshot.name != marker]

@@ -16,6 +16,7 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef
+from deltaferry.planning.failure import TRACKING_VOID
 from workflows import names
 from workflows.delta_cycle import apply_chunks, release_snapshot, seal, send_chunk, unfinished
 from workflows.holding_slots import SlotHolder
@@ -126,13 +127,20 @@ class CopyJob(ReportingJob):
                 held = await self._next_pass()
                 await self._copy_under(held)
             except FailureError as error:
+                kind = failure_of(error).kind
                 lost = 0 if self._kept_bytes() > before else lost + 1
-                if failure_of(error).kind is not ErrorKind.SNAPSHOT_LOST or lost > _LOST_SNAPSHOTS:
+                if kind in TRACKING_VOID and self._kept_bytes():
+                    self._start_afresh()
+                elif kind is not ErrorKind.SNAPSHOT_LOST or lost > _LOST_SNAPSHOTS:
                     raise
                 with cancellation_kept():
                     await self._let_go()
                 continue
             return await self._finish(held)
+
+    def _start_afresh(self) -> None:
+        """Forget what was reached under an earlier snapshot: change tracking cannot tell what has changed since."""
+        self._bases = {key: DiskBase(key, None, 0) for key in self._bases}
 
     def _kept_bytes(self) -> int:
         return sum(base.copied_up_to_bytes for base in self._bases.values())

@@ -1,17 +1,15 @@
 """`InitialReplication`: the first full copy of a VM's disks, chunk by chunk, surviving the loss of its snapshot."""
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind, DiskBase
-    from deltaferry.planning.failure import TRACKING_VOID
     from workflows import names
     from workflows.copying import CopyJob, HeldPass
     from workflows.delta_cycle import begin_cycle, mint_cycle_key
     from workflows.job_messages import InitialInput, InitialPass, JobProgress
     from workflows.step_messages import BeginCycleInput, BegunCycle, SentChunk
-    from workflows.steps import cancellation_kept, failure_of, require_carried
+    from workflows.steps import require_carried
 
 
 @workflow.defn(name=names.INITIAL_REPLICATION)
@@ -56,16 +54,7 @@ class InitialReplication(CopyJob):
         cycle_key = mint_cycle_key(self._cycle_number)
         started_at = workflow.now()
         request = BeginCycleInput(self._replication, cycle_key, self.kind, tuple(self._bases.values()), self._dirty)
-        try:
-            begun = await begin_cycle(self._replication, request)
-        except FailureError as error:
-            if failure_of(error).kind not in TRACKING_VOID or not self._kept_bytes():
-                raise
-            self._bases = {key: DiskBase(key, None, 0) for key in self._bases}  # the marks are void: from the start
-            with cancellation_kept():
-                await self._let_go()
-            await self._acquire()
-            return await self._begin()
+        begun = await begin_cycle(self._replication, request)
         self._placement = begun.placement
         return InitialPass(cycle_key, begun, tuple((disk.disk_key, 0) for disk in begun.disks), started_at)
 

@@ -15,7 +15,6 @@ with workflow.unsafe.imports_passed_through():
     from activities.snapshots import Snapshots
     from activities.tracking import Tracking
     from deltaferry.model.replication import CycleKind, DiskBase, PlanRef
-    from deltaferry.planning.failure import TRACKING_VOID
     from deltaferry.planning.ladder import Rung
     from deltaferry.planning.phrases import size_text
     from workflows import names
@@ -35,7 +34,7 @@ with workflow.unsafe.imports_passed_through():
         PlanResyncInput,
         SentChunk,
     )
-    from workflows.steps import cancellation_kept, failure_of, perform, require_carried
+    from workflows.steps import cancellation_kept, perform, require_carried
 
 
 @workflow.defn(name=names.RESYNC)
@@ -108,29 +107,23 @@ class Resync(CopyJob):
         )
         self._prepared = True
 
+    def _start_afresh(self) -> None:
+        super()._start_afresh()
+        self._prepared = False  # tracking may have to be switched on again
+
     async def _begin(self) -> ResyncPass:
         """Take a snapshot, and find out what has to be sent anyway and what is to be compared under it."""
         self._cycle_number += 1
         cycle_key = mint_cycle_key(self._cycle_number)
         started_at = workflow.now()
-        try:
-            begun = await perform(
-                ResyncSource.begin_resync,
-                BeginResyncInput(self._replication, cycle_key, self._rung, tuple(self._bases.values()), self._dirty),
-                queue=names.vsphere_queue(self._replication.ref.site),
-                limits=SNAPSHOT,
-                summary=f"resync pass {self._cycle_number}: snapshot and what to compare",
-                kind=self.kind,
-            )
-        except FailureError as error:
-            if failure_of(error).kind not in TRACKING_VOID or not self._kept_bytes():
-                raise
-            self._bases = {key: DiskBase(key, None, 0) for key in self._bases}  # what was compared is void: from the start
-            with cancellation_kept():
-                await self._let_go()
-            await self._acquire()
-            await self._prepare()
-            return await self._begin()
+        begun = await perform(
+            ResyncSource.begin_resync,
+            BeginResyncInput(self._replication, cycle_key, self._rung, tuple(self._bases.values()), self._dirty),
+            queue=names.vsphere_queue(self._replication.ref.site),
+            limits=SNAPSHOT,
+            summary=f"resync pass {self._cycle_number}: snapshot and what to compare",
+            kind=self.kind,
+        )
         self._placement = begun.placement
         self._dirty = tuple((disk.disk_key, disk.known) for disk in begun.disks if disk.known.segments)
         for disk in begun.disks:
