@@ -45,7 +45,8 @@ async def test_what_change_tracking_cannot_repair_leads_to_one_resync_and_no_del
     assert view.next_cycle_at is None
     assert view.health[0].kind is kind
     assert view.repair is not None
-    assert (view.repair.cause, view.repair.rung) == (kind.value, Rung.ALLOCATED.value)
+    begins_on = Rung.WHOLE if kind is ErrorKind.CBT_MISSED_CHANGES else Rung.ALLOCATED
+    assert (view.repair.cause, view.repair.rung) == (kind.value, begins_on.value)
     assert kind.value in view.repair.step
     assert bench.world.count("begin_resync") == 0
 
