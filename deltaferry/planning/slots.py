@@ -1,139 +1,58 @@
-"""Who may start: slots are granted by whole vectors, by priority and age (spec §3, architecture "Slots").
+"""Who may start, and who gives way: slots are granted by whole vectors, by priority and age (spec §3, architecture "Slots").
 
-A request's vector is its disks in transfer, counted on its appliance and on its ESXi host, and its disk snapshots,
-counted on each datastore. It is granted at once or not at all, so holders never wait for each other. The exceptions
-to the limits are the spec's:
+A vector is granted at once or not at all, so those who wait for a first grant hold nothing. The exceptions to the limits
+are the spec's:
 
 - A VM with more disks than a transfer limit asks for at most the limit, and transfers its disks in turns.
 - A VM that alone has more disks than a datastore's snapshot limit runs when nothing else holds a snapshot there.
 - Initial replications and resyncs together hold at most two thirds of a datastore's snapshot slots; one that alone
   has more disks than that runs when no other of them holds a snapshot there.
 - A pre-failover delta may exceed the snapshot count of a datastore that is not short of space.
+
+What is kept free for whom:
+
+- For a pre-failover delta that does not fit, all that it needs, at once.
+- For any other once it has waited for `reserve_after`, if it is the first of those that wait for what it lacks: snapshot
+  slots before those of the host, and these before those of the appliance. What it could not use yet is left to others,
+  and those who hold the snapshots that it waits for can come to their end.
+- A transfer that gave way does not take back what it gave, while a more urgent request waits for it.
 """
 
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from enum import IntEnum
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from deltaferry.planning.phrases import count_text
+from deltaferry.planning.slot_vectors import (
+    Kind,
+    Lease,
+    Priority,
+    Resource,
+    SlotLimits,
+    SlotRequest,
+    Taken,
+    clamped,
+    effective_priority,
+    resumed,
+    without_transfer,
+)
 
+__all__ = [
+    "Lease", "Priority", "SlotLimits", "SlotRequest", "Taken", "clamped", "effective_priority", "grant", "in_order", "over_limits",
+    "refusal_of_replication", "resumed", "to_yield", "without_transfer",
+]  # fmt: skip
 
-class Priority(IntEnum):
-    """Why a cycle runs, as far as its place in the queue goes; lower comes first."""
-
-    PRE_FAILOVER = 1
-    INITIAL = 2
-    RESYNC = 3
-    DELTA = 4
-
-
-_HIGHEST_BY_AGE = Priority.INITIAL
-"""How far waiting raises a request: never above, nor among, pre-failover deltas."""
-
-_BULK = (Priority.INITIAL, Priority.RESYNC)
-
-
-@dataclass(frozen=True, slots=True)
-class SlotLimits:
-    """A site's limits and how age counts; every number is a default that operators may change while everything runs."""
-
-    disks_per_appliance: int = 52
-    disks_per_host: int = 8
-    snapshots_per_datastore: int = 15
-    replications_per_appliance: int = 300
-    replications_per_site: int = 500
-    ageing: timedelta = timedelta(hours=1)
-    """A waiting request rises by one priority class for each such time."""
-    reserve_after: timedelta = timedelta(minutes=10)
-    """Once a request that does not fit has waited this long, what it needs is kept free for it."""
-
-    @property
-    def bulk_snapshots_per_datastore(self) -> int:
-        """Two thirds of a datastore's snapshot slots: what initial replications and resyncs hold at most together."""
-        return self.snapshots_per_datastore * 2 // 3
-
-
-@dataclass(frozen=True, slots=True)
-class SlotRequest:
-    """What a cycle needs. Either part may be empty: a chunk's end gives transfer slots up and keeps its snapshot."""
-
-    holder: str
-    """The workflow id that the grant is sent to."""
-    request_id: str
-    """Unique among the holder's requests: the same one sent twice is one request."""
-    priority: Priority
-    appliance: str
-    host: str
-    disks: int
-    """Disks in transfer."""
-    datastores: tuple[tuple[str, int], ...]
-    """(datastore, disk snapshots on it)."""
-    ticket: int
-    """The order of arrival at the arbiter."""
-    requested_at: datetime
-    in_progress: bool = False
-    """The transfer has begun already: it comes before newly scheduled ones of its class."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """A granted vector, with the disks as they were clamped when it was granted."""
-
-    lease_id: str
-    holder: str
-    request_id: str
-    priority: Priority
-    appliance: str
-    host: str
-    disks: int
-    datastores: tuple[tuple[str, int], ...]
-
-
-@dataclass(slots=True)
-class _Used:
-    """What is taken: by leases, by the grants made so far, and by what is kept free for requests that waited long."""
-
-    appliances: Counter[str] = field(default_factory=Counter)
-    hosts: Counter[str] = field(default_factory=Counter)
-    snapshots: Counter[str] = field(default_factory=Counter)
-    bulk_snapshots: Counter[str] = field(default_factory=Counter)
-
-    def add(self, taken: Lease | SlotRequest) -> None:
-        self.appliances[taken.appliance] += taken.disks
-        self.hosts[taken.host] += taken.disks
-        for datastore, count in taken.datastores:
-            self.snapshots[datastore] += count
-            if taken.priority in _BULK:
-                self.bulk_snapshots[datastore] += count
-
-
-def effective_priority(request: SlotRequest, limits: SlotLimits, now: datetime) -> int:
-    """Return the request's class, raised by one for every full `ageing` that it has waited, but not to pre-failover."""
-    if request.priority <= _HIGHEST_BY_AGE:
-        return request.priority
-    classes = max(now - request.requested_at, timedelta(0)) // limits.ageing
-    return max(request.priority - classes, _HIGHEST_BY_AGE)
-
-
-def clamped(request: SlotRequest, limits: SlotLimits) -> SlotRequest:
-    """Return the request asking for no more transfer slots than a limit allows: its disks then go in turns."""
-    return replace(request, disks=min(request.disks, limits.disks_per_appliance, limits.disks_per_host))
+_Identity = tuple[str, str]
+"""(holder, request id)."""
 
 
 def in_order(waiting: Iterable[SlotRequest], limits: SlotLimits, now: datetime) -> tuple[SlotRequest, ...]:
     """Return the requests in the order in which they are considered: effective priority, then what runs already, then ticket.
 
-    A request that age has raised counts as running already: a stream of chunks that come back must not starve it.
+    A request that has aged counts as running already: neither a stream of chunks that come back must starve it, nor, where it
+    is an initial replication and has no class to rise to, a stream of deltas that have risen.
     """
-
-    def place(request: SlotRequest) -> tuple[int, bool, int, str, str]:
-        effective = effective_priority(request, limits, now)
-        newly_scheduled = not request.in_progress and effective == request.priority
-        return effective, newly_scheduled, request.ticket, request.holder, request.request_id
-
-    return tuple(sorted(waiting, key=place))
+    return tuple(request for _, request in _ranked(waiting, limits, now))
 
 
 def grant(
@@ -142,32 +61,97 @@ def grant(
     limits: SlotLimits,
     now: datetime,
     short_of_space: frozenset[str] = frozenset(),
+    closed_appliances: frozenset[str] = frozenset(),
 ) -> tuple[SlotRequest, ...]:
     """Return the requests to grant now, in order, with their disks clamped to the limits.
 
     `short_of_space` names the datastores whose free space is below the threshold: there a pre-failover delta keeps to
-    the snapshot count. The answer depends on the sets given, not on their order. A request that already has a lease
-    is not granted again.
+    the snapshot count. `closed_appliances` names those in a blackout window: there only pre-failover deltas and what is
+    in progress are granted, and nothing is kept free for others. The answer depends on the sets given, not on their
+    order. A request that has a lease already is not granted again, unless it asks for the disks that the lease gave up.
     """
-    used = _Used()
-    known: set[tuple[str, str]] = set()
-    for lease in leases:
-        used.add(lease)
-        known.add((lease.holder, lease.request_id))
+    leases = tuple(leases)
+    room = _Room(Taken.by(leases), limits, now)
+    passed_over: list[tuple[int, SlotRequest]] = []
     granted = []
-    for waiter in in_order(waiting, limits, now):
-        if (waiter.holder, waiter.request_id) in known:
-            continue
-        known.add((waiter.holder, waiter.request_id))
-        request = clamped(waiter, limits)
-        if request.disks < min(waiter.disks, 1):
-            continue  # a transfer limit of zero: an operator lets nothing start
-        if _fits(request, used, limits, short_of_space):
-            used.add(request)
+    for effective, request in _able_to_start(waiting, leases, limits, now, closed_appliances):
+        lacking = room.taken.lacking(request, limits, short_of_space)
+        if lacking:
+            if not room.keep_for(request, lacking) and lacking[0].kind is not Kind.DATASTORE:
+                passed_over.append((effective, request))
+        elif not (request.in_progress and passed_over and _gave_way_to(effective, request, passed_over, room.taken, limits)):
+            room.taken.add(request)
             granted.append(request)
-        elif now - request.requested_at > limits.reserve_after:
-            used.add(request)  # kept free for it: whoever comes later must fit beside it
     return tuple(granted)
+
+
+def to_yield(
+    waiting: Iterable[SlotRequest],
+    leases: Iterable[Lease],
+    limits: SlotLimits,
+    now: datetime,
+    short_of_space: frozenset[str] = frozenset(),
+    closed_appliances: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(),
+) -> tuple[Lease, ...]:
+    """Return the leases whose holders should give their transfer slots back at their chunk's end, in the order chosen.
+
+    They do so for a request that lacks transfer slots only, has a strictly better effective priority than the lease's
+    class, and will fit once they have: as few as are needed, the least urgent and the youngest of them first. What
+    `grant` would grant meanwhile counts as granted. `asked` holds the ids of the leases that were asked already: they
+    are taken first, so that asking anew asks no others without need. A lease without disks has nothing to give.
+    """
+    leases = tuple(leases)
+    room = _Room(Taken.by(leases), limits, now)
+    taken = room.taken
+    may_give = [lease for lease in leases if lease.disks > 0]
+    least_urgent = max((lease.priority for lease in may_give), default=Priority.PRE_FAILOVER)
+    chosen: dict[_Identity, Lease] = {}
+    for effective, request in _able_to_start(waiting, leases, limits, now, closed_appliances):
+        if effective >= least_urgent:
+            break  # in order: nobody behind it is more urgent than any lease
+        lacking = taken.lacking(request, limits, short_of_space)
+        if lacking and lacking[0].kind is not Kind.DATASTORE:
+            less_urgent = [
+                lease
+                for lease in may_give
+                if lease.priority > effective
+                and (lease.host == request.host or lease.appliance == request.appliance)
+                and _identity(lease) not in chosen
+            ]
+            from_host = taken.hosts.get(request.host, 0) + request.disks - limits.disks_per_host
+            from_appliance = taken.appliances.get(request.appliance, 0) + request.disks - limits.disks_per_appliance
+            for lease in _fewest(less_urgent, request.host, request.appliance, from_host, from_appliance, asked):
+                chosen[_identity(lease)] = lease
+                taken.add_transfer(lease.appliance, lease.host, -lease.disks)
+                lacking = ()
+        if lacking:
+            room.keep_for(request, lacking)
+        else:
+            taken.add(request)
+    return tuple(chosen.values())
+
+
+def over_limits(leases: Iterable[Lease], limits: SlotLimits, asked: frozenset[str] = frozenset()) -> tuple[Lease, ...]:
+    """Return the leases to give their transfer slots back because a limit was lowered below what is held.
+
+    As few as are needed, the least urgent and the youngest first; they ask to go on, clamped to the limits of then.
+    """
+    may_give = [lease for lease in leases if lease.disks > 0]
+    taken = Taken.by(may_give)
+    chosen: dict[_Identity, Lease] = {}
+
+    def choose(host: str, appliance: str, host_excess: int, appliance_excess: int) -> None:
+        left = [lease for lease in may_give if _identity(lease) not in chosen]
+        for lease in _fewest(left, host, appliance, host_excess, appliance_excess, asked):
+            chosen[_identity(lease)] = lease
+            taken.add_transfer(lease.appliance, lease.host, -lease.disks)
+
+    for host in sorted(taken.hosts):
+        choose(host, "", taken.hosts[host] - limits.disks_per_host, 0)
+    for appliance in sorted(taken.appliances):
+        choose("", appliance, 0, taken.appliances[appliance] - limits.disks_per_appliance)
+    return tuple(chosen.values())
 
 
 def refusal_of_replication(on_appliance: int, on_site: int, limits: SlotLimits) -> str | None:
@@ -182,31 +166,107 @@ def refusal_of_replication(on_appliance: int, on_site: int, limits: SlotLimits) 
     return None
 
 
-def _fits(request: SlotRequest, used: _Used, limits: SlotLimits, short_of_space: frozenset[str]) -> bool:
-    if request.disks > 0 and (
-        used.appliances[request.appliance] + request.disks > limits.disks_per_appliance
-        or used.hosts[request.host] + request.disks > limits.disks_per_host
-    ):
-        return False
-    wanted: Counter[str] = Counter()
-    for datastore, count in request.datastores:
-        wanted[datastore] += count
-    return all(
-        _snapshots_fit(request.priority, name, count, used, limits, short_of_space) for name, count in wanted.items() if count > 0
+def _ranked(waiting: Iterable[SlotRequest], limits: SlotLimits, now: datetime) -> Iterator[tuple[int, SlotRequest]]:
+    """Yield (effective priority, request) in the order in which requests are considered."""
+    queue = []
+    for number, request in enumerate(waiting):
+        effective = effective_priority(request, limits, now)
+        newly_scheduled = not request.in_progress and not _has_aged(request, limits, now)
+        queue.append((effective, newly_scheduled, request.ticket, request.holder, request.request_id, number, request))
+    queue.sort()
+    return ((entry[0], entry[-1]) for entry in queue)
+
+
+def _has_aged(request: SlotRequest, limits: SlotLimits, now: datetime) -> bool:
+    return request.priority is not Priority.PRE_FAILOVER and now - request.requested_at >= limits.ageing
+
+
+def _able_to_start(
+    waiting: Iterable[SlotRequest], leases: Sequence[Lease], limits: SlotLimits, now: datetime, closed: frozenset[str]
+) -> Iterator[tuple[int, SlotRequest]]:
+    """Yield, in order and clamped, the requests that more slots could start: each once, none that has what it asks for."""
+    disks_held = {_identity(lease): lease.disks for lease in leases}
+    for effective, waiter in _ranked(waiting, limits, now):
+        identity = (waiter.holder, waiter.request_id)
+        held = disks_held.get(identity)
+        if held is not None and (held > 0 or waiter.disks == 0):
+            continue
+        disks_held[identity] = waiter.disks or 1
+        if closed and waiter.appliance in closed and not waiter.in_progress and waiter.priority is not Priority.PRE_FAILOVER:
+            continue
+        request = clamped(waiter, limits)
+        if request.disks >= min(waiter.disks, 1):  # else a transfer limit of zero: an operator lets nothing start
+            yield effective, request
+
+
+def _identity(vector: Lease | SlotRequest) -> _Identity:
+    return vector.holder, vector.request_id
+
+
+@dataclass(slots=True)
+class _Room:
+    """What is taken while the queue is gone through, and for whom room is kept."""
+
+    taken: Taken
+    limits: SlotLimits
+    at: datetime
+    waited_for: set[Resource] = field(default_factory=set)
+    """What is kept for one already: whoever else lacks it is not the first."""
+
+    def keep_for(self, request: SlotRequest, lacking: Sequence[Resource]) -> bool:
+        """Keep what a request lacks free for it, if it is its turn; return whether it is."""
+        if request.priority is Priority.PRE_FAILOVER:
+            self.taken.add(request)
+            return True
+        if self.at - request.requested_at <= self.limits.reserve_after or not self.waited_for.isdisjoint(lacking):
+            return False
+        self.waited_for.update(lacking)
+        self.taken.add_up_to(lacking[0].kind, request)
+        return True
+
+
+def _gave_way_to(
+    effective: int, request: SlotRequest, passed_over: Iterable[tuple[int, SlotRequest]], taken: Taken, limits: SlotLimits
+) -> bool:
+    """Return whether a transfer that asks to go on would take the slots that more urgent requests wait for."""
+    ahead = [other for urgency, other in passed_over if urgency < effective]
+    on_host = sum(other.disks for other in ahead if other.host == request.host)
+    on_appliance = sum(other.disks for other in ahead if other.appliance == request.appliance)
+    return (on_host > 0 and taken.hosts.get(request.host, 0) + on_host + request.disks > limits.disks_per_host) or (
+        on_appliance > 0
+        and taken.appliances.get(request.appliance, 0) + on_appliance + request.disks > limits.disks_per_appliance
     )
 
 
-def _snapshots_fit(
-    priority: Priority, datastore: str, count: int, used: _Used, limits: SlotLimits, short_of_space: frozenset[str]
-) -> bool:
-    if priority is Priority.PRE_FAILOVER and datastore not in short_of_space:
-        return True
-    if priority in _BULK and not _room(datastore, count, used.bulk_snapshots, limits.bulk_snapshots_per_datastore):
-        return False
-    return _room(datastore, count, used.snapshots, limits.snapshots_per_datastore)
+def _fewest(
+    leases: Sequence[Lease], host: str, appliance: str, from_host: int, from_appliance: int, asked: frozenset[str]
+) -> Sequence[Lease]:
+    """Return leases that free at least so many disks of a host and of an appliance; none if all of them do not."""
+    if not leases:
+        return ()
 
+    def gives_way(lease: Lease) -> tuple[bool, int, float, str, str]:
+        let_in = lease.granted_at.timestamp() if lease.granted_at is not None else 0.0
+        return lease.lease_id not in asked, -lease.priority, -let_in, lease.holder, lease.request_id
 
-def _room(datastore: str, count: int, used: Counter[str], limit: int) -> bool:
-    """Return whether `count` more stay within the limit, or are alone where they could never."""
-    taken = used[datastore]
-    return taken + count <= limit or (count > limit and taken == 0)
+    def freed(lease: Lease) -> tuple[int, int]:
+        return lease.disks * (lease.host == host), lease.disks * (lease.appliance == appliance)
+
+    picked = []
+    for lease in sorted(leases, key=gives_way):
+        of_host, of_appliance = freed(lease)
+        if (from_host > 0 and of_host) or (from_appliance > 0 and of_appliance):
+            picked.append(lease)
+            from_host -= of_host
+            from_appliance -= of_appliance
+    if from_host > 0 or from_appliance > 0:
+        return ()
+    needed = []
+    for lease in reversed(picked):  # the most urgent are let go on first, where the others free enough
+        of_host, of_appliance = freed(lease)
+        if from_host + of_host <= 0 and from_appliance + of_appliance <= 0:
+            from_host += of_host
+            from_appliance += of_appliance
+        else:
+            needed.append(lease)
+    return needed[::-1]

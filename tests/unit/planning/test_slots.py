@@ -1,6 +1,6 @@
 from collections import Counter
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from hypothesis import given
@@ -18,34 +18,7 @@ from deltaferry.planning.slots import (
     refusal_of_replication,
 )
 
-NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
-LIMITS = SlotLimits()
-NO_RESERVATION = replace(LIMITS, reserve_after=timedelta.max)
-
-
-def ask(
-    name: str,
-    disks: int = 1,
-    priority: Priority = Priority.DELTA,
-    *,
-    ticket: int = 0,
-    waited: timedelta = timedelta(0),
-    host: str = "esxi-1",
-    appliance: str = "a1",
-    datastores: tuple[tuple[str, int], ...] | None = None,
-    in_progress: bool = False,
-) -> SlotRequest:
-    stores = (("ds1", disks),) if datastores is None else datastores
-    return SlotRequest(f"vm/{name}", "1", priority, appliance, host, disks, stores, ticket, NOW - waited, in_progress)
-
-
-def hold(request: SlotRequest) -> Lease:
-    return Lease(f"lease-{request.holder}", request.holder, request.request_id, request.priority, request.appliance, request.host,
-                 request.disks, request.datastores)  # fmt: skip
-
-
-def names(granted: tuple[SlotRequest, ...]) -> list[str]:
-    return [request.holder.removeprefix("vm/") for request in granted]
+from .slot_asks import LIMITS, NOW, REQUESTS, SMALL, ask, hold, names
 
 
 def test_a_vector_is_granted_whole_or_not_at_all() -> None:
@@ -130,6 +103,15 @@ def test_chunks_that_come_back_do_not_starve_what_age_has_raised() -> None:
     assert names(in_order(waiting, LIMITS, NOW)) == ["old", "chunk"]
 
 
+def test_deltas_that_have_risen_do_not_starve_an_initial_replication_that_waited_as_long() -> None:
+    waiting = [
+        ask("initial", priority=Priority.INITIAL, ticket=1, waited=timedelta(hours=4)),
+        ask("risen", ticket=2, waited=timedelta(hours=3)),
+        ask("young", priority=Priority.INITIAL, ticket=3, waited=timedelta(minutes=59)),
+    ]
+    assert names(in_order(waiting, LIMITS, NOW)) == ["initial", "risen", "young"]
+
+
 def test_a_request_from_the_future_has_not_waited() -> None:
     assert effective_priority(ask("delta", waited=timedelta(hours=-5)), LIMITS, NOW) == Priority.DELTA
 
@@ -151,6 +133,50 @@ def test_a_migration_passes_a_reservation() -> None:
     ]
 
 
+def test_room_is_kept_for_a_migration_at_once() -> None:
+    migration = ask("migration", 6, Priority.PRE_FAILOVER)
+    assert grant([migration, ask("small", ticket=1)], [hold(ask("held", 4))], LIMITS, NOW) == ()
+
+
+def test_who_lacks_snapshot_slots_leaves_transfer_slots_to_others() -> None:
+    """Else those who hold the snapshots could not come to their end, when they have given way and ask to go on."""
+    full = [replace(hold(ask("gave-way", 15)), disks=0), hold(ask("busy", 4, datastores=()))]
+    waiting = [
+        ask("old", 4, ticket=1, waited=timedelta(hours=3)),
+        ask("gave-way", 4, ticket=2, datastores=(), in_progress=True),
+    ]
+    assert names(grant([waiting[0], replace(waiting[1], request_id="2")], full, LIMITS, NOW)) == ["gave-way"]
+
+
+def test_only_the_first_that_waits_for_a_host_keeps_room_elsewhere() -> None:
+    held = [hold(ask("held", 8, datastores=()))]
+    hour = timedelta(hours=3)
+    waiting = [
+        ask("first", 2, ticket=1, waited=hour, datastores=(("ds1", 7),)),
+        ask("second", 2, ticket=2, waited=hour, datastores=(("ds2", 15),)),
+        ask("elsewhere", 2, ticket=3, host="esxi-2", datastores=(("ds2", 2),)),
+    ]
+    assert names(grant(waiting, held, LIMITS, NOW)) == ["elsewhere"]
+
+
+@pytest.mark.parametrize("kept", [{"priority": Priority.PRE_FAILOVER}, {"in_progress": True}])
+def test_in_a_blackout_window_only_migrations_and_what_is_in_progress_are_granted(kept: dict[str, object]) -> None:
+    closed = frozenset({"a1"})
+    going = replace(ask("going", 2), **kept)  # type: ignore[arg-type]
+    waiting = [ask("new", 2), going, ask("elsewhere", 2, host="esxi-2", appliance="a2")]
+    assert sorted(names(grant(waiting, [], LIMITS, NOW, closed_appliances=closed))) == ["elsewhere", "going"]
+
+
+def test_nothing_is_kept_free_for_what_a_blackout_window_keeps_from_starting() -> None:
+    waiting = [
+        ask("wide", 8, ticket=1, waited=timedelta(hours=5)),
+        ask("other", 2, ticket=2, appliance="a2"),
+    ]
+    held = [hold(ask("held", 2, datastores=()))]
+    assert grant(waiting, held, LIMITS, NOW) == ()
+    assert names(grant(waiting, held, LIMITS, NOW, closed_appliances=frozenset({"a1"}))) == ["other"]
+
+
 def test_a_request_sent_twice_or_leased_already_is_granted_once() -> None:
     request = ask("one")
     assert names(grant([request, replace(request, ticket=5)], [], LIMITS, NOW)) == ["one"]
@@ -169,24 +195,6 @@ def test_a_limit_of_zero_lets_no_transfer_start_and_reserves_nothing() -> None:
 def test_one_replication_too_many_is_told_what_is_needed(appliance: int, site: int, part: str | None) -> None:
     sentence = refusal_of_replication(appliance, site, LIMITS)
     assert sentence is None if part is None else sentence is not None and part in sentence
-
-
-REQUESTS = st.lists(
-    st.builds(
-        ask,
-        st.uuids().map(str),
-        st.integers(0, 20),
-        st.sampled_from(Priority),
-        ticket=st.integers(0, 50),
-        waited=st.timedeltas(timedelta(0), timedelta(hours=6)),
-        host=st.sampled_from(["esxi-1", "esxi-2", "esxi-3"]),
-        appliance=st.sampled_from(["a1", "a2"]),
-        datastores=st.lists(st.tuples(st.sampled_from(["ds1", "ds2"]), st.integers(0, 20)), max_size=2).map(tuple),
-        in_progress=st.booleans(),
-    ),
-    max_size=12,
-)
-SMALL = SlotLimits(disks_per_appliance=12, disks_per_host=8, snapshots_per_datastore=15)
 
 
 def history(requests: list[SlotRequest], limits: SlotLimits) -> list[Lease]:
@@ -211,33 +219,38 @@ def test_no_limit_is_exceeded_but_by_the_specs_exceptions(requests: list[SlotReq
     assert all(count <= SMALL.snapshots_per_datastore or holders[name] == 1 for name, count in snapshots.items())
 
 
-@given(REQUESTS)
-def test_whatever_waits_does_not_fit_beside_what_was_granted(requests: list[SlotRequest]) -> None:
-    limits = replace(SMALL, reserve_after=timedelta.max)
+def kept_room_for(other: SlotRequest, request: SlotRequest, limits: SlotLimits) -> bool:
+    """Return whether room may be kept for one that waits, at the expense of another behind it."""
+    ours, theirs = effective_priority(request, limits, NOW), effective_priority(other, limits, NOW)
+    long = other.priority is Priority.PRE_FAILOVER or NOW - other.requested_at > limits.reserve_after
+    return other != request and theirs <= ours and (long or (request.in_progress and theirs < ours))
+
+
+@given(REQUESTS, st.sampled_from([SMALL.reserve_after, timedelta.max]))
+def test_whatever_waits_does_not_fit_beside_what_was_granted_and_what_is_kept_free(
+    requests: list[SlotRequest], reserve_after: timedelta
+) -> None:
+    limits = replace(SMALL, reserve_after=reserve_after)
     leases = history(requests, limits)
     waiting = requests[len(requests) // 2 :]
     granted = grant(waiting, leases, limits, NOW)
     taken = {request.holder for request in granted}
-    for left in (request for request in waiting if request.holder not in taken):
-        assert grant([left], [*leases, *map(hold, granted)], limits, NOW) == ()
+    left = [request for request in waiting if request.holder not in taken]
+    for request in left:
+        fits = grant([request], [*leases, *map(hold, granted)], limits, NOW) != ()
+        assert not fits or any(kept_room_for(other, request, limits) for other in left)
 
 
 @given(REQUESTS)
 def test_nothing_of_lower_priority_is_granted_while_a_higher_one_that_fits_waits(requests: list[SlotRequest]) -> None:
     granted = grant(requests, [], SMALL, NOW)
     taken = {request.holder for request in granted}
-    for left in (request for request in requests if request.holder not in taken):
-        rank = effective_priority(left, SMALL, NOW)
-        before = [request for request in granted if effective_priority(request, SMALL, NOW) <= rank]
-        fits = grant([left], list(map(hold, before)), SMALL, NOW) != ()
-        reserved_ahead = any(
-            other.holder not in taken
-            and NOW - other.requested_at > SMALL.reserve_after
-            and effective_priority(other, SMALL, NOW) <= rank
-            for other in requests
-            if other.holder != left.holder
-        )
-        assert not fits or reserved_ahead
+    left = [request for request in requests if request.holder not in taken]
+    for request in left:
+        rank = effective_priority(request, SMALL, NOW)
+        before = [other for other in granted if effective_priority(other, SMALL, NOW) <= rank]
+        fits = grant([request], list(map(hold, before)), SMALL, NOW) != ()
+        assert not fits or any(kept_room_for(other, request, SMALL) for other in left)
 
 
 @hypothesis_settings(max_examples=60)
