@@ -172,15 +172,23 @@ def may_start_at(windows: Windows, zone: tzinfo, instant: datetime) -> datetime 
 
 
 def _entry(number: int, text: str) -> Window:
-    fields = [" ".join(field.split()) for field in text.split(";")]
-    if fields == [""]:
+    fields = text.split(";")
+    if not text.strip():
         raise ValueError(f"Window {number} is empty. Write a window such as Monday;7:00;7h there, or remove its `|`.")
     if len(fields) != 3:
         raise ValueError(
             f"Window {number} does not have three parts. Write day;start;duration, such as Monday;7:00;7h, and `|` between windows."
         )
-    day, start, duration = fields
-    return Window(_day(number, day), _start(number, start), _duration(number, duration))
+    return read_window(number, *fields)
+
+
+def read_window(number: int, day: str, start: str, duration: str) -> Window:
+    """Return the window of three fields of the grammar; `number` says in a refusal which window it is. Raises ValueError."""
+    return Window(_day(number, _plain(day)), _start(number, _plain(start)), _duration(number, _plain(duration)))
+
+
+def _plain(field: str) -> str:
+    return " ".join(field.split())
 
 
 def _day(number: int, text: str) -> Weekday:
