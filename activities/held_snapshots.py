@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter
 
 from activities.adapters import Site
+from activities.datastore_guard import require_room
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import (
     SNAPSHOT_DESCRIPTION,
@@ -55,6 +56,20 @@ def placement(vm: SourceVm) -> Placement:
     return Placement(vm.host, tuple((name, sum(disk.datastore == name for disk in vm.disks)) for name in names))
 
 
+def is_elsewhere(site: Site, ref: ReplicationRef, vm: SourceVm, cycle_key: str, granted: Placement | None) -> bool:
+    """Return whether a VM is not where its slots were granted for, before the cycle's snapshot is taken.
+
+    Disks and host alone decide. Behind the snapshot it is too late to wait for other slots.
+    """
+    if granted is None or placement(vm) == granted:
+        return False
+    return site.stores.gateway.get_if_exists(_record_name(ref, cycle_key)) is None
+
+
+def _record_name(ref: ReplicationRef, cycle_key: str) -> str:
+    return f"{gateway_container(ref)}/{cycle_prefix(cycle_key)}snapshot"
+
+
 def require_replicable(vm: SourceVm, disks: tuple[ReplicatedDisk, ...], ref: ReplicationRef) -> None:
     """Raise CLAIM_LOST or DISKS_CHANGED unless the VM is still ours and has the disks that are replicated."""
     if vm.claim != Claim(ref.installation, ref.replication_id):
@@ -87,18 +102,27 @@ def clear_leftovers(site: Site, ref: ReplicationRef, beat: Beat, keep: str | Non
         )
 
 
-def take_snapshot(site: Site, ref: ReplicationRef, cycle_key: str, beat: Beat, gate_beat: Beat | None = None) -> Snapshot:
+def take_snapshot(
+    site: Site,
+    ref: ReplicationRef,
+    cycle_key: str,
+    beat: Beat,
+    gate_beat: Beat | None = None,
+    growth_bytes: tuple[tuple[int, int], ...] = (),
+) -> Snapshot:
     """Return the cycle's snapshot. One key stands for one snapshot, ever: a recorded one that is gone is not replaced.
 
     `gate_beat` stands for `beat` while what is left of an earlier cycle is cleared away: it may end that wait.
-    Raises SNAPSHOT_LOST, CONSOLIDATION_STUCK, SNAPSHOT_REFUSED.
+    `growth_bytes` has (disk key, bytes) that the snapshot is expected to grow by; without room for that, none is taken.
+    Raises SNAPSHOT_LOST, CONSOLIDATION_STUCK, SNAPSHOT_REFUSED, DATASTORE_FULL.
     """
     name = snapshot_name(ref, cycle_key)
-    record = f"{gateway_container(ref)}/{cycle_prefix(cycle_key)}snapshot"
+    record = _record_name(ref, cycle_key)
     recorded = site.stores.gateway.get_if_exists(record)
     if recorded is not None:
         return site.hypervisor.read_snapshot(ref.instance_uuid, recorded.decode())
     clear_leftovers(site, ref, gate_beat or beat, keep=name)
+    require_room(site, ref, growth_bytes)
     snapshot = site.hypervisor.take_snapshot(ref.instance_uuid, name, SNAPSHOT_DESCRIPTION, beat)
     site.stores.gateway.put(record, snapshot.moref.encode())
     return snapshot

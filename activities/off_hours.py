@@ -29,7 +29,8 @@ class OffHours:
             raise DeltaferryError(
                 ErrorKind.BAD_INPUT, "The instant that off-hours are asked for has no time zone: send it in UTC."
             )
-        windows, zone, now = _windows(request.profile), _zone(request.profile), request.now.astimezone(UTC)
+        profile, now = request.profile, request.now.astimezone(UTC)
+        windows, zone = weekly_windows(profile, "off_hours", profile.off_hours), time_zone(profile)
         end = inside(windows, zone, now)
         if end is not None:
             return OffHoursAnswer(now, None if end is ENDLESS else end, inside=True)
@@ -40,17 +41,21 @@ class OffHours:
         return OffHoursAnswer(start, None if end is ENDLESS else end, inside=False)
 
 
-def _windows(profile: SiteProfile) -> Windows:
+def weekly_windows(profile: SiteProfile, setting: str, text: str) -> Windows:
+    """Return the windows that a site's setting stands for. Raises BAD_CONFIGURATION."""
     try:
-        return parse_windows(profile.off_hours)
+        return parse_windows(text)
     except ValueError as error:
         raise DeltaferryError(
-            ErrorKind.BAD_CONFIGURATION, f"off_hours of the site {profile.site!r} cannot be read: {error}"
+            ErrorKind.BAD_CONFIGURATION, f"{setting} of the site {profile.site!r} cannot be read: {error}"
         ) from None
 
 
-def _zone(profile: SiteProfile) -> ZoneInfo:
-    """Return the site's zone; a name that is not a file name in the database at all raises ValueError or OSError there."""
+def time_zone(profile: SiteProfile) -> ZoneInfo:
+    """Return the site's zone. Raises BAD_CONFIGURATION.
+
+    A name that is not a file name in the database at all raises ValueError or OSError there.
+    """
     try:
         return ZoneInfo(profile.time_zone)
     except (ZoneInfoNotFoundError, ValueError, OSError):

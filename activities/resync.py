@@ -5,7 +5,7 @@ travel, data does not. What differs is planned, and goes through the ordinary tr
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from itertools import islice
 
 from temporalio import activity
@@ -20,8 +20,9 @@ from activities.changed_blocks import (
     stored_plan,
 )
 from activities.comparison import Comparison
+from activities.datastore_guard import room_watched
 from activities.failures import translated
-from activities.held_snapshots import placement, require_replicable, take_snapshot
+from activities.held_snapshots import is_elsewhere, placement, require_replicable, take_snapshot
 from activities.progress import Heartbeats
 from activities.scrubbing import Stretch, scrub_seeds, scrub_snapshot, seed_stretch
 from deltaferry.blocks.granules import GranuleSet
@@ -76,19 +77,26 @@ class ResyncSource:
         """Pass the gates, take the pass's snapshot, and store what is to be sent anyway and what is to be compared.
 
         A retry finds the snapshot by its name and the plans that are stored. Raises CLAIM_LOST, DISKS_CHANGED,
-        SNAPSHOT_LOST, CONSOLIDATION_STUCK and, where a mark is above 0, the kinds of a broken change tracking.
+        SNAPSHOT_LOST, CONSOLIDATION_STUCK, DATASTORE_FULL without room for the snapshot and, where a mark is above 0, the
+        kinds of a broken change tracking.
         """
         beats = Heartbeats("taking the snapshot and surveying")
         ref = request.replication.ref
         site = self._sites[ref.site]
         vm = site.hypervisor.read_vm(ref.instance_uuid)
         require_replicable(vm, request.replication.disks, ref)
-        snapshot = take_snapshot(site, ref, request.cycle_key, beats.beat)
+        if is_elsewhere(site, ref, vm, request.cycle_key, request.granted):
+            on = vm.power is PowerState.ON
+            return BegunResync("", datetime.now(UTC), on, disks=(), placement=placement(vm), moved=True)
+        growth = request.expected_growth if vm.power is not PowerState.OFF else ()
+        snapshot = take_snapshot(site, ref, request.cycle_key, beats.beat, growth_bytes=growth)
+        with room_watched(site, ref, beats, look_at_once=False):
+            surveyed = tuple(self._survey(site, request, base, snapshot, beats.beat) for base in request.bases)
         return BegunResync(
             snapshot=snapshot.moref,
             taken_at=datetime.fromisoformat(snapshot.created_at),
             powered_on=vm.power is PowerState.ON,
-            disks=tuple(self._survey(site, request, base, snapshot, beats.beat) for base in request.bases),
+            disks=surveyed,
             placement=placement(vm),
         )
 
@@ -98,7 +106,8 @@ class ResyncSource:
         """Compare the next chunk of every disk with its checksum map, and store a plan of what differs for each.
 
         A chunk whose plan is stored is done: a repetition returns it, and reads nothing. Raises SNAPSHOT_LOST,
-        DISK_READ_FAILED, CHECKSUM_MISMATCH for a damaged map or seed check, STORE_*.
+        DISK_READ_FAILED, CHECKSUM_MISMATCH for a damaged map or seed check, STORE_*, and DATASTORE_FULL as soon as the
+        snapshot has to be released.
         """
         beats = Heartbeats("comparing the source with the checksum maps")
         ref = request.replication.ref
@@ -113,7 +122,8 @@ class ResyncSource:
         if comparisons:
             vm = site.hypervisor.read_vm(ref.instance_uuid)
             snapshot = site.hypervisor.read_snapshot(ref.instance_uuid, request.snapshot)
-            scrub_snapshot(site, ref, vm, snapshot, [comparison.stretch for comparison in comparisons], beats)
+            with room_watched(site, ref, beats):
+                scrub_snapshot(site, ref, vm, snapshot, [comparison.stretch for comparison in comparisons], beats)
         for comparison in comparisons:
             done[comparison.stretch.disk.key] = self._store(site, ref, request.cycle_key, comparison)
         return CompareResult(tuple(found for part in request.disks if (found := done[part.disk_key]) is not None))

@@ -5,7 +5,7 @@ an earlier cycle is left on the VM before a new snapshot is taken.
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from temporalio import activity
 
@@ -19,9 +19,11 @@ from activities.changed_blocks import (
     stored_plan,
 )
 from activities.clean_stops import StopWatch
+from activities.datastore_guard import require_room, require_room_to_hold, room_watched
 from activities.failures import translated
 from activities.held_snapshots import (
     clear_leftovers,
+    is_elsewhere,
     placement,
     remember_vm,
     require_replicable,
@@ -34,10 +36,11 @@ from activities.sampling import compare_sample
 from deltaferry.blocks.plan import Plan, make_plan
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
-from deltaferry.model.naming import gateway_container, plan_name, snapshot_prefix
+from deltaferry.model.naming import gateway_container, is_of_installation, plan_name, snapshot_prefix
 from deltaferry.model.replication import CycleKind, DiskBase
-from deltaferry.model.vm import Claim, PowerState, Snapshot
+from deltaferry.model.vm import Claim, PowerState, Snapshot, SourceVm
 from deltaferry.ports import Beat
+from workflows.site_messages import SnapshotsLeft, SnapshotsLeftInput
 from workflows.step_messages import BeginCycleInput, BegunCycle, OnReplication, PlannedDisk, PreparedSource
 
 
@@ -51,7 +54,7 @@ class Snapshots:
     @activity.defn
     @translated
     def prepare_source(self, request: OnReplication) -> PreparedSource:
-        """Claim the VM and switch change block tracking on. Raises ALREADY_PROTECTED, SNAPSHOT_REFUSED."""
+        """Claim the VM and switch change block tracking on. Raises ALREADY_PROTECTED, SNAPSHOT_REFUSED, DATASTORE_FULL."""
         beats = Heartbeats("preparing the source VM")
         ref = request.replication.ref
         hypervisor = self._sites[ref.site].hypervisor
@@ -68,6 +71,8 @@ class Snapshots:
         remember_vm(self._sites[ref.site], ref, before)
         hypervisor.write_claim(ref.instance_uuid, claim, expected=None)
         clear_leftovers(self._sites[ref.site], ref, beats.beat)
+        if not before.cbt_enabled:
+            require_room(self._sites[ref.site], ref)
         marker = f"{snapshot_prefix(ref)}0-tracking"
         hypervisor.set_change_tracking(ref.instance_uuid, True, marker, beats.beat)
         return PreparedSource(cbt_enabled_by_us=not vm_before(self._sites[ref.site], ref).change_tracking)
@@ -80,29 +85,26 @@ class Snapshots:
         A retry finds the snapshot by its name and the plans that are stored: it never asks for the areas again.
         A final cycle whose source is off plans from the disks as they are where no snapshot is to be had.
         Raises CLAIM_LOST, DISKS_CHANGED, SNAPSHOT_LOST, CONSOLIDATION_STUCK, SOURCE_LOST_POWER, the kinds of a broken
-        change tracking, CBT_MISSED_CHANGES where the sample shows that it is, and SOURCE_MOVED_ON.
+        change tracking, CBT_MISSED_CHANGES where the sample shows that it is, SOURCE_MOVED_ON, and DATASTORE_FULL without
+        room for the snapshot.
         """
         beats = Heartbeats("taking the snapshot and planning")
         ref = request.replication.ref
         site = self._sites[ref.site]
         vm = site.hypervisor.read_vm(ref.instance_uuid)
         require_replicable(vm, request.replication.disks, ref)
+        if is_elsewhere(site, ref, vm, request.cycle_key, request.granted):
+            on = vm.power is PowerState.ON
+            return BegunCycle("", datetime.now(UTC), on, disks=(), placement=placement(vm), moved=True)
         if request.kind is CycleKind.FINAL and vm.power is PowerState.OFF:
             snapshot = snapshot_or_present(site, ref, request.cycle_key, beats)
         else:
-            snapshot = take_snapshot(site, ref, request.cycle_key, beats.beat)
+            growth = request.expected_growth if vm.power is not PowerState.OFF else ()
+            snapshot = take_snapshot(site, ref, request.cycle_key, beats.beat, growth_bytes=growth)
         if request.kind in (CycleKind.DELTA, CycleKind.ON_DEMAND) and request.since is not None:
             self._stops.require_clean(site, ref, request.since)
-        planned = [self._plan(site, request, base, snapshot, beats.beat) for base in request.bases]
-        return BegunCycle(
-            snapshot=snapshot.moref,
-            taken_at=datetime.fromisoformat(snapshot.created_at),
-            powered_on=vm.power is PowerState.ON,
-            without_snapshot=not snapshot.moref,
-            disks=tuple(disk for disk, _ in planned),
-            placement=placement(vm),
-            sampled_bytes=compare_sample(site, request, vm, snapshot, (plan for _, plan in planned), beats),
-        )
+        with room_watched(site, ref, beats, look_at_once=False):
+            return self._begun(site, request, vm, snapshot, beats)
 
     @activity.defn
     @translated
@@ -114,6 +116,38 @@ class Snapshots:
         beats = Heartbeats("removing the snapshot and consolidating")
         ref = request.replication.ref
         clear_leftovers(self._sites[ref.site], ref, beats.beat)
+
+    @activity.defn
+    @translated
+    def look_for_room(self, request: OnReplication) -> None:
+        """Raise DATASTORE_FULL if the replication's snapshot, which is held, has to be released."""
+        require_room_to_hold(self._sites[request.replication.ref.site], request.replication.ref)
+
+    @activity.defn
+    @translated
+    def snapshots_left(self, request: SnapshotsLeftInput) -> SnapshotsLeft:
+        """Count the snapshots of this installation that a VM has; none on a VM that is gone."""
+        profile = request.profile
+        try:
+            vm = self._sites[profile.site].hypervisor.read_vm(request.instance_uuid)
+        except DeltaferryError as error:
+            if error.kind is not ErrorKind.VM_NOT_FOUND:
+                raise
+            return SnapshotsLeft(0)
+        return SnapshotsLeft(sum(is_of_installation(snapshot.name, profile.installation) for snapshot in vm.snapshots))
+
+    def _begun(self, site: Site, request: BeginCycleInput, vm: SourceVm, snapshot: Snapshot, beats: Heartbeats) -> BegunCycle:
+        """Plan and sample under the snapshot."""
+        planned = [self._plan(site, request, base, snapshot, beats.beat) for base in request.bases]
+        return BegunCycle(
+            snapshot=snapshot.moref,
+            taken_at=datetime.fromisoformat(snapshot.created_at),
+            powered_on=vm.power is PowerState.ON,
+            without_snapshot=not snapshot.moref,
+            disks=tuple(disk for disk, _ in planned),
+            placement=placement(vm),
+            sampled_bytes=compare_sample(site, request, vm, snapshot, (plan for _, plan in planned), beats),
+        )
 
     def _plan(
         self,

@@ -54,6 +54,9 @@ def migrate(
     guard_source: bool = typer.Option(
         True, "--guard-source/--no-guard-source", help="Annotate the source and disconnect its NICs at power-on."
     ),
+    override_blackout: bool = typer.Option(
+        False, "--override-blackout", help="Migrate although a blackout window is open; otherwise it is refused with the window's end."
+    ),
     properties: PropertiesOption = None,
     reason: ReasonOption = "",
     wait: WaitOption = False,
@@ -65,6 +68,7 @@ def migrate(
 
     def options() -> MigrateOptions:
         given: dict[str, Any] = {"keep_source_running": keep_source_running, "allow_power_off": allow_power_off}
+        given |= {"override_blackout": override_blackout}
         given |= {"guard_source": guard_source, "reason": reason, "max_downtime": max_downtime}
         given |= {"shutdown_timeout": shutdown_timeout} if shutdown_timeout is not None else {}
         given |= {"expected_import": expected_import} if expected_import is not None else {}

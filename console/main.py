@@ -7,11 +7,15 @@ import sys
 import typer
 
 from console import (
+    audit_commands,
+    discover_commands,
     ending_commands,
     lab_commands,
     reading_commands,
     repair_commands,
     replay_command,
+    simulate_commands,
+    site_commands,
     starting_commands,
     verb_commands,
     worker_command,
@@ -30,11 +34,15 @@ app = typer.Typer(
 )
 for module in (
     starting_commands,
+    discover_commands,
     reading_commands,
     verb_commands,
     repair_commands,
     ending_commands,
+    site_commands,
+    audit_commands,
     replay_command,
+    simulate_commands,
     worker_command,
     lab_commands,
 ):

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policies import ASK
     from workflows.refusals import EXAMPLES
     from workflows.replication_state import EntityState, FailureView, ReplicateVmInput
-    from workflows.site_messages import SiteInput
+    from workflows.site_messages import SiteInput, SiteProfile
     from workflows.step_messages import AdoptResult
     from workflows.steps import failure_of, health_error, perform, refusal
 
@@ -48,7 +48,7 @@ class AdoptReplications:
         except FailureError as error:
             failure = failure_of(error)
             raise refusal(failure.kind, failure.detail) from error
-        await ensure_arbiter(profile)
+        await ensure_arbiter(_newest(profile, [record.state for record in found.records]))
         adopted: list[str] = []
         skipped = [(name, "its commit record cannot be used") for name in found.unreadable]
         for record in found.records:
@@ -79,3 +79,12 @@ class AdoptReplications:
         return dataclasses.replace(
             state, migration_state=MigrationState.MIGRATION_FAILED, health=(health_error(cut, workflow.now(), retried=False),)
         )
+
+
+def _newest(configured: SiteProfile, states: list[EntityState]) -> SiteProfile:
+    """Return the site's settings as operators last changed them, as far as any replication has heard of it."""
+    known = [state.profile for state in states if state.profile is not None]
+    newest = max(known, key=lambda profile: profile.revision, default=configured)
+    if newest.revision <= configured.revision:
+        return configured
+    return dataclasses.replace(newest, appliance=configured.appliance)

@@ -5,6 +5,7 @@ sentence that says why; a signal that is refused, or that cannot be read, change
 refused request.
 """
 
+import dataclasses
 from abc import abstractmethod
 from datetime import datetime
 from typing import Any, TypeVar
@@ -14,7 +15,7 @@ from temporalio import workflow
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import Operation
-from deltaferry.planning.transitions import Situation, judge
+from deltaferry.planning.transitions import Situation, Verdict, judge
 from workflows.operator_input import EndOptions, MigrateOptions, Reason, RepairOptions, TargetProperties, VerifyOptions
 from workflows.refusals import bad_input_sentence
 from workflows.replication_state import Refusal
@@ -29,9 +30,7 @@ _PLAIN_REPAIR = RepairOptions()
 _PLAIN_VERIFY = VerifyOptions()
 
 _REASON = 'input: {"reason": "why"} or nothing'
-_MIGRATE = (
-    'input: {"keep_source_running": false, "shutdown_timeout": "PT10M", "allow_power_off": false, "reason": "why"} or nothing'
-)
+_MIGRATE = 'input: {"keep_source_running": false, "shutdown_timeout": "PT10M", "allow_power_off": false, "override_blackout": false, "reason": "why"} or nothing'
 _REPAIR = 'input: {"full_copy": false, "reset_tracking": false, "reason": "why"} or nothing'
 _VERIFY = 'input: {"with_source": false, "reason": "why"} or nothing'
 _END = 'input: {"keep_change_tracking": false, "reason": "why"} or nothing'
@@ -53,13 +52,19 @@ class ReplicationCommands:
     def refused(self, refused: Refusal) -> None:
         """Note a refused signal for status and details."""
 
-    def _check(self, operation: Operation) -> None:
-        verdict = judge(operation, self.situation())
+    def _judge(self, operation: Operation, argument: Any) -> Verdict:
+        situation = self.situation()
+        if isinstance(argument, MigrateOptions) and argument.override_blackout:
+            situation = dataclasses.replace(situation, closed_until=None)
+        return judge(operation, situation)
+
+    def _check(self, operation: Operation, argument: Any = None) -> None:
+        verdict = self._judge(operation, argument)
         if not verdict.accepted:
             raise refusal(ErrorKind.OPERATION_REFUSED, verdict.sentence)
 
     def _carry_out(self, operation: Operation, argument: Any) -> str:
-        verdict = judge(operation, self.situation())
+        verdict = self._judge(operation, argument)
         if not verdict.accepted:
             raise refusal(ErrorKind.OPERATION_REFUSED, verdict.sentence)
         self.accept(operation, argument)
@@ -72,7 +77,7 @@ class ReplicationCommands:
         except ValidationError as error:
             self.refused(Refusal(operation.value, bad_input_sentence(operation.value, kind, error), now))
             return
-        verdict = judge(operation, self.situation())
+        verdict = self._judge(operation, argument)
         if verdict.accepted:
             self.accept(operation, argument)
         else:
@@ -119,7 +124,7 @@ class ReplicationCommands:
 
     @migrate_now.validator
     def _migrate_valid(self, options: MigrateOptions = _AS_USUAL) -> None:
-        self._check(Operation.MIGRATE)
+        self._check(Operation.MIGRATE, options)
 
     @workflow.signal(name=Operation.MIGRATE.value, description=f"Migrate now. {_MIGRATE}")
     def migrate_signal(self, options: Any = None) -> None:

@@ -5,6 +5,7 @@ being sent. Where the snapshot is lost, the next pass goes on from what the job 
 """
 
 import asyncio
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,16 +17,27 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef
-from deltaferry.planning.failure import TRACKING_VOID
+from deltaferry.model.states import HealthError
+from deltaferry.planning.failure import TRACKING_VOID, WAITS_FOR_ROOM, wait_for_room
 from workflows import names
-from workflows.delta_cycle import apply_chunks, release_snapshot, seal, send_chunk, unfinished
+from workflows.delta_cycle import (
+    PLACEMENT_TRIES,
+    apply_chunks,
+    begin_cycle,
+    release_snapshot,
+    seal,
+    send_chunk,
+    unfinished,
+)
+from workflows.held_room import look_for_room
 from workflows.holding_slots import SlotHolder
 from workflows.job_messages import CopyResult, CopyStart, JobProgress, JobReport
 from workflows.policies import VERIFY
-from workflows.replication_state import InitialSummary
+from workflows.replication_state import FailureView, InitialSummary
 from workflows.reporting import ReportingJob, report_once
-from workflows.slot_messages import SlotsGranted
-from workflows.step_messages import AppliedChunk, ChunkDisk, SealInput, SentChunk, VerifyChunksInput
+from workflows.site_messages import Placement
+from workflows.slot_messages import SlotsAskedBack, SlotsDelayed, SlotsGranted
+from workflows.step_messages import AppliedChunk, BeginCycleInput, BegunCycle, ChunkDisk, SealInput, SentChunk, VerifyChunksInput
 from workflows.steps import cancellation_kept, failure_of, health_error, perform
 
 _LOST_SNAPSHOTS = 20
@@ -81,7 +93,11 @@ class CopyJob(ReportingJob):
         self._bases = {base.disk_key: base for base in start.bases}
         self._dirty = start.dirty
         self._summaries = {summary.disk_key: summary for summary in start.summaries}
-        self._slots = SlotHolder()
+        self._slots = SlotHolder(start.entity_id, self._queue_changed, lambda: look_for_room(self._replication))
+        self._whatever_window = start.whatever_window
+        self._expected_growth = start.expected_growth
+        self._short: HealthError | None = None
+        self._waits_for_room = ""
         self._queued = True
 
     @abstractmethod
@@ -93,8 +109,8 @@ class CopyJob(ReportingJob):
         """Note that a chunk is on the seed, verified."""
 
     @abstractmethod
-    async def _roll_over(self, held: HeldPass) -> None:
-        """Continue as new between two chunks, with the snapshot held."""
+    async def _roll_over(self, held: HeldPass | None) -> None:
+        """Continue as new between two chunks, with the snapshot held; or, without one, between two passes."""
 
     @abstractmethod
     def _progress(self) -> JobProgress:
@@ -104,6 +120,21 @@ class CopyJob(ReportingJob):
     async def slots_granted(self, grant: SlotsGranted) -> None:
         """Take a grant, or give back one that came too late."""
         await self._slots.granted(grant)
+
+    @workflow.signal(name=names.SLOTS_ASKED_BACK, description="Sent by the site's arbiter: something more urgent waits.")
+    def slots_asked_back(self, asked: SlotsAskedBack) -> None:
+        """Note that the transfer slots are to be given back at the chunk's end."""
+        self._slots.asked_back(asked)
+
+    @workflow.signal(name=names.SLOTS_DELAYED, description="Sent by the site's arbiter: why there are no slots yet.")
+    def slots_delayed(self, delayed: SlotsDelayed) -> None:
+        """Note why there are no slots yet."""
+        self._slots.delayed(delayed)
+
+    @workflow.signal(name=names.ANNOUNCE_SLOTS, description="Sent by an arbiter that starts afresh.")
+    async def announce_slots(self) -> None:
+        """Say what is held and waited for."""
+        await self._slots.announce(self._profile)
 
     async def _run(self) -> None:
         """Copy, seal, report; a cancellation cuts the copy, and leaves no snapshot and no slots behind."""
@@ -127,7 +158,15 @@ class CopyJob(ReportingJob):
                 held = await self._next_pass()
                 await self._copy_under(held)
             except FailureError as error:
-                kind = failure_of(error).kind
+                failure = failure_of(error)
+                kind = failure.kind
+                if kind in WAITS_FOR_ROOM:
+                    with cancellation_kept():
+                        await self._let_go(failure.short_of_space)
+                    await self._wait_for_room(failure)
+                    if workflow.info().is_continue_as_new_suggested():
+                        await self._roll_over(None)
+                    continue
                 lost = 0 if self._kept_bytes() > before else lost + 1
                 if kind in TRACKING_VOID and self._kept_bytes():
                     self._start_afresh()
@@ -137,6 +176,16 @@ class CopyJob(ReportingJob):
                     await self._let_go()
                 continue
             return await self._finish(held)
+
+    async def _wait_for_room(self, failure: FailureView) -> None:
+        """Let time pass without a snapshot; what was reached is kept, and what is wrong is shown meanwhile (spec §2.7)."""
+        wait = wait_for_room(self._profile.min_interval)
+        where = ", ".join(failure.short_of_space) or "a datastore"
+        self._short = health_error(failure, workflow.now(), retried=True)
+        self._waits_for_room = f"waiting for room on {where}; the copy goes on at {workflow.now() + wait:%H:%M:%S} UTC"
+        await self._tell_entity()
+        await workflow.sleep(wait, summary=f"no room for a snapshot on {where}: the copy goes on from its marks")
+        self._waits_for_room = ""
 
     def _start_afresh(self) -> None:
         """Forget what was reached under an earlier snapshot: change tracking cannot tell what has changed since."""
@@ -148,9 +197,37 @@ class CopyJob(ReportingJob):
     async def _acquire(self) -> None:
         self._queued = True
         await self._tell_entity()
-        self._profile = await self._slots.acquire(self._profile, self.kind, len(self._replication.disks), self._placement)
+        self._profile = await self._slots.acquire(
+            self._profile, self.kind, len(self._replication.disks), self._placement, whatever_window=self._whatever_window
+        )
         self._queued = False
         await self._tell_entity()
+
+    async def _acquire_elsewhere(self, placement: Placement) -> None:
+        """Wait for slots of where the VM is now."""
+        self._placement = placement
+        await self._slots.release(self._profile)
+        await self._acquire()
+
+    async def _begun_at(self, cycle_key: str) -> BegunCycle:
+        """Take the snapshot of a pass and plan it; where the VM was moved since, wait for slots of where it is now first."""
+        for remaining in reversed(range(PLACEMENT_TRIES)):
+            granted = self._placement if remaining else None
+            bases = tuple(self._bases.values())
+            growth = self._expected_growth
+            request = BeginCycleInput(
+                self._replication, cycle_key, self.kind, bases, self._dirty, granted=granted, expected_growth=growth
+            )
+            begun = await begin_cycle(self._replication, request)
+            if not begun.moved:
+                self._placement, self._short = begun.placement, None
+                return begun
+            await self._acquire_elsewhere(begun.placement)
+        raise AssertionError("the last try goes on wherever the VM is")
+
+    def _queue_changed(self) -> None:
+        """Show why there are no slots yet."""
+        workflow.set_current_details(self._slots.waits_because(self._profile, workflow.now()))
 
     async def _copy_under(self, held: HeldPass) -> None:
         """Send, apply and verify every disk's plan."""
@@ -159,7 +236,9 @@ class CopyJob(ReportingJob):
         pending: asyncio.Task[None] | None = None
         try:
             while left:
-                sent = await send_chunk(self._replication, held.cycle_key, held.snapshot, left, self.kind)
+                sent, self._profile = await send_chunk(
+                    self._replication, held.cycle_key, held.snapshot, left, self.kind, self._slots, self._profile
+                )
                 left = unfinished(left, sent)
                 held.next_segments.update({chunk.disk_key: chunk.next_segment for chunk in sent})
                 if pending is not None:
@@ -169,10 +248,17 @@ class CopyJob(ReportingJob):
                     await self._apply_and_verify(held, sent)
                     await self._slots.release(self._profile)
                     await self._roll_over(held)
+                if left:
+                    self._profile = await self._slots.give_way(self._profile)
                 pending = asyncio.create_task(self._apply_and_verify(held, sent))
             if pending is not None:
                 await pending
                 pending = None
+        except FailureError as error:
+            if pending is not None and failure_of(error).kind in WAITS_FOR_ROOM:
+                await release_snapshot(self._replication)
+                await asyncio.gather(pending, return_exceptions=True)  # what was sent needs no snapshot: it moves the mark
+            raise
         finally:
             if pending is not None:
                 pending.cancel()
@@ -233,15 +319,17 @@ class CopyJob(ReportingJob):
         )
         return JobReport(workflow.info().workflow_id, copied=result)
 
-    async def _let_go(self) -> None:
+    async def _let_go(self, short_of_space: tuple[str, ...] = ()) -> None:
         """Leave no snapshot and no slots behind."""
         await release_snapshot(self._replication)
-        await self._slots.release(self._profile)
+        await self._slots.release(self._profile, short_of_space)
 
     async def _tell_entity(self) -> None:
         """Give the entity what it needs to go on without this workflow."""
         progress = self._progress()
-        workflow.set_current_details("waiting for slots" if progress.queued else progress.activity)
+        progress = dataclasses.replace(progress, error=self._short, activity=self._waits_for_room or progress.activity)
+        waiting = self._slots.waits_because(self._profile, workflow.now())
+        workflow.set_current_details(waiting if progress.queued else progress.activity)
         try:
             with cancellation_kept():
                 await workflow.get_external_workflow_handle(self._entity_id).signal(names.JOB_PROGRESSED, progress)

@@ -6,10 +6,10 @@ the note of which areas may have been written.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -21,6 +21,7 @@ from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase
 from workflows import names
+from workflows.growth import growth_of_cycle
 from workflows.holding_slots import SlotHolder
 from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
 from workflows.replication_state import CycleRecord, EntityState, FailureView, Replication
@@ -38,7 +39,12 @@ from workflows.step_messages import (
     SettleInput,
     TransferInput,
 )
-from workflows.steps import failure_of, perform
+from workflows.steps import failure_of, perform, was_not_taken_up
+
+R = TypeVar("R")
+
+PLACEMENT_TRIES = 3
+"""How often a VM may be found to have moved before its cycle goes on with the slots of where it was."""
 
 FENCE_TRIES = 3
 """How often one step may find the seed's number ahead of ours (after a reset or an adopt) before the cycle fails."""
@@ -83,16 +89,14 @@ async def run_cycle(
     `committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
     here, but a migration need not wait for it.
     """
-    profile = profile_of(replication, state)
-    note("waiting for slots")
-    state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement)
+    profile = await _acquire(replication, state, slots, kind, note)
     state.cycles_minted += 1
     run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
     failure: FailureView | None = None
     release: asyncio.Task[None] | None = None
     try:
-        run.begun = await _begin(replication, state, run, note)
-        await _send(replication, run, note)
+        run.begun = await _begin(replication, state, slots, run, note)
+        await _send(replication, state, slots, run, note)
         release = asyncio.create_task(_release(replication, run))
         await _apply(replication, state, run, note)
         sealed = await _seal(replication, state, run, note)
@@ -114,8 +118,16 @@ async def run_cycle(
             await _let_go(replication, slots, profile, run, release)
             raise
         failure = failure or failure_of(error)
-    await slots.release(profile)
+    await slots.release(profile, failure.short_of_space if failure is not None else ())
     return record, failure
+
+
+async def _acquire(replication: Replication, state: EntityState, slots: SlotHolder, kind: CycleKind, note: Note) -> SiteProfile:
+    """Wait for slots where the VM is, as far as is known."""
+    profile = profile_of(replication, state)
+    note(slots.waits_because(profile, workflow.now()))
+    state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement)
+    return state.profile
 
 
 async def _let_go(
@@ -135,22 +147,31 @@ async def _release(replication: Replication, run: CycleRun) -> None:
         await release_snapshot(replication)
 
 
-async def _begin(replication: Replication, state: EntityState, run: CycleRun, note: Note) -> BegunCycle:
-    note("taking the snapshot")
-    share = profile_of(replication, state).sample_share if run.kind is CycleKind.DELTA else 0.0
-    request = BeginCycleInput(
-        replication,
-        run.cycle_key,
-        run.kind,
-        state.bases,
-        state.dirty,
-        sample_share=share,
-        cycle_number=state.samples_taken,
-        since=state.point.taken_at if state.point else None,
-    )
-    begun = await begin_cycle(replication, request)
-    state.placement = begun.placement
-    return begun
+async def _begin(replication: Replication, state: EntityState, slots: SlotHolder, run: CycleRun, note: Note) -> BegunCycle:
+    """Take the snapshot; where the VM was moved since, wait for the slots of where it is now first."""
+    for remaining in reversed(range(PLACEMENT_TRIES)):
+        note("taking the snapshot")
+        share = profile_of(replication, state).sample_share if run.kind is CycleKind.DELTA else 0.0
+        request = BeginCycleInput(
+            replication,
+            run.cycle_key,
+            run.kind,
+            state.bases,
+            state.dirty,
+            sample_share=share,
+            cycle_number=state.samples_taken,
+            since=state.point.taken_at if state.point else None,
+            granted=state.placement if remaining else None,
+            expected_growth=growth_of_cycle(replication, state),
+        )
+        begun = await begin_cycle(replication, request)
+        state.placement = begun.placement
+        if not begun.moved:
+            return begun
+        await slots.release(profile_of(replication, state))
+        await _acquire(replication, state, slots, run.kind, note)
+        run.started_at = workflow.now()
+    raise AssertionError("the last try goes on wherever the VM is")
 
 
 async def begin_cycle(replication: Replication, request: BeginCycleInput) -> BegunCycle:
@@ -177,30 +198,61 @@ async def release_snapshot(replication: Replication) -> None:
     )
 
 
-async def _send(replication: Replication, run: CycleRun, note: Note) -> None:
+async def _send(replication: Replication, state: EntityState, slots: SlotHolder, run: CycleRun, note: Note) -> None:
+    """Send everything; at a chunk's end, what is more urgent goes first."""
     assert run.begun is not None
-    note("sending changed blocks")
+    profile = profile_of(replication, state)
     left = [ChunkDisk(disk.disk_key, disk.plan, 0) for disk in run.begun.disks if disk.plan.segments]
     while left:
-        chunks = await send_chunk(replication, run.cycle_key, run.begun.snapshot, left, run.kind)
+        note("sending changed blocks")
+        chunks, profile = await send_chunk(replication, run.cycle_key, run.begun.snapshot, left, run.kind, slots, profile)
         run.sent.extend(chunks)
         left = unfinished(left, chunks)
+        if left:
+            profile = await slots.give_way(profile)
 
 
 async def send_chunk(
-    replication: Replication, cycle_key: str, snapshot: str, disks: Sequence[ChunkDisk], kind: CycleKind
-) -> tuple[SentChunk, ...]:
-    """Send the next chunk of each disk."""
+    replication: Replication,
+    cycle_key: str,
+    snapshot: str,
+    disks: Sequence[ChunkDisk],
+    kind: CycleKind,
+    slots: SlotHolder,
+    profile: SiteProfile,
+) -> tuple[tuple[SentChunk, ...], SiteProfile]:
+    """Send the next chunk of each disk; return what was sent, and the settings to go on with."""
     planned = sum(disk.plan.data_bytes for disk in disks)
-    result = await perform(
-        Transfer.transfer,
-        TransferInput(replication, cycle_key, snapshot, tuple(disks)),
-        queue=names.transfer_queue(replication.profile.appliance),
-        limits=TRANSFER,
-        summary=f"send up to {planned / 2**20:,.1f} MiB of {len(disks)} disks",
-        kind=kind,
+    result, profile = await on_appliance(
+        slots,
+        profile,
+        lambda queue: perform(
+            Transfer.transfer,
+            TransferInput(replication, cycle_key, snapshot, tuple(disks), kind),
+            queue=queue,
+            limits=TRANSFER,
+            summary=f"send up to {planned / 2**20:,.1f} MiB of {len(disks)} disks",
+            kind=kind,
+        ),
     )
-    return result.chunks
+    return result.chunks, profile
+
+
+async def on_appliance(slots: SlotHolder, profile: SiteProfile, step: Callable[[str], Awaitable[R]]) -> tuple[R, SiteProfile]:
+    """Carry out a step on the appliance's queue; where nobody there takes it up, on that of another appliance of the site.
+
+    Raises the step's error, and that nobody took it up where the site has no other appliance.
+    """
+    while True:
+        try:
+            return await step(names.transfer_queue(profile.appliance)), profile
+        except FailureError as error:
+            if not was_not_taken_up(error):
+                raise
+            elsewhere = await slots.leave_silent(profile)
+            if elsewhere.appliance == profile.appliance:
+                raise
+            profile = elsewhere
 
 
 def unfinished(disks: Sequence[ChunkDisk], chunks: Sequence[SentChunk]) -> list[ChunkDisk]:

@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.planning.transitions import Situation
     from workflows import names
     from workflows.commands import ReplicationCommands
-    from workflows.holding_slots import give_back
+    from workflows.holding_slots import give_back, leave_site
     from workflows.policies import CLEAN
     from workflows.presenting import details, disk_views, status_view
     from workflows.replication_state import EndInput, EndResult, Refusal
@@ -125,6 +125,7 @@ class Ending(ReplicationCommands):
             limits=CLEAN,
             summary="delete seed disks, logs, keys and bookkeeping",
         )
+        await leave_site(self._replication.profile, workflow.info().workflow_id)
 
     async def _note_the_end(self) -> None:
         """Write into the commit record, once, that replication is ending: `adopt` goes on with that, and runs no cycle."""

@@ -14,14 +14,17 @@ from deltaferry.model.states import HealthError, MigrationState, Operation, Repl
 from deltaferry.planning.transitions import Situation
 from workflows import names
 from workflows.commands import ReplicationCommands
-from workflows.delta_cycle import settle
+from workflows.delta_cycle import profile_of, settle
+from workflows.held_room import look_for_room
 from workflows.holding_slots import SlotHolder
 from workflows.job_messages import CycleWanted, JobReport
 from workflows.operator_input import EndOptions, MigrateOptions, RepairOptions, TargetProperties, VerifyOptions
 from workflows.policies import ASK
 from workflows.presenting import details, disk_views, status_view
 from workflows.replication_state import CycleRecord, EntityState, Refusal, ReplicateVmInput
-from workflows.slot_messages import SlotsGranted
+from workflows.site_messages import SiteProfile
+from workflows.slot_book import closed_until
+from workflows.slot_messages import SlotsAskedBack, SlotsDelayed, SlotsGranted
 from workflows.step_messages import SettleInput
 from workflows.steps import failure_of, health_error, perform
 from workflows.views import DiskView, StatusView
@@ -37,13 +40,14 @@ class Entity(ReplicationCommands):
             return  # run() says what that means
         self._replication = start.replication
         self._state = start.state
-        self._slots = SlotHolder()
+        self._slots = SlotHolder(workflow.info().workflow_id, self._slots_delayed, lambda: look_for_room(self._replication))
         self._activity = "starting"
         self._percent: float | None = None
         self._running = False
         self._cycles_in_run = 0
         self._retry = False
         self._rollback = False
+        self._settings_came = False
         self._continue_after_migration = False
         self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
@@ -59,6 +63,7 @@ class Entity(ReplicationCommands):
             source_shut_down_by_us=s.source_off_by_us,
             source_is_off=s.source_off_by_us,
             waits_for_retry=s.replication_state is _R.INITIAL_FAILED,
+            closed_until=self.closed_until(),
         )
 
     def accept(self, operation: Operation, argument: Any) -> None:
@@ -113,6 +118,46 @@ class Entity(ReplicationCommands):
     async def slots_granted(self, grant: SlotsGranted) -> None:
         """Take a grant, or give back one that came too late."""
         await self._slots.granted(grant)
+
+    @workflow.signal(name=names.SLOTS_ASKED_BACK, description="Sent by the site's arbiter: something more urgent waits.")
+    def slots_asked_back(self, asked: SlotsAskedBack) -> None:
+        """Note that the transfer slots are to be given back at the chunk's end."""
+        self._slots.asked_back(asked)
+
+    @workflow.signal(name=names.SLOTS_DELAYED, description="Sent by the site's arbiter: why there are no slots yet.")
+    def slots_delayed(self, delayed: SlotsDelayed) -> None:
+        """Note why there are no slots yet."""
+        self._slots.delayed(delayed)
+
+    @workflow.signal(name=names.ANNOUNCE_SLOTS, description="Sent by an arbiter that starts afresh.")
+    async def announce_slots(self) -> None:
+        """Say what is held and waited for."""
+        await self._slots.announce(self.profile())
+
+    @workflow.signal(name=names.SETTINGS_CHANGED, description="Sent by the site's arbiter: the site's settings of now.")
+    def settings_changed(self, profile: SiteProfile) -> None:
+        """Take the site's settings over: what sleeps is planned anew by them."""
+        before = self.profile()
+        self._state.profile = profile
+        self._settings_came = True  # what sleeps looks at its deadline again
+        if (before.min_interval, before.max_interval) != (profile.min_interval, profile.max_interval):
+            self._plan_anew()
+        self._present()
+
+    @abstractmethod
+    def _plan_anew(self) -> None:
+        """Set the next cycle's time by the settings of now."""
+
+    def profile(self) -> SiteProfile:
+        """Return the site's settings as last pushed, or as they were at enabling."""
+        return profile_of(self._replication, self._state)
+
+    def closed_until(self) -> datetime | None:
+        """Return until when a blackout window lets no cycle start; None if one may start now."""
+        return closed_until(self.profile(), workflow.now())
+
+    def _slots_delayed(self) -> None:
+        self._say(self._slots.waits_because(self.profile(), workflow.now()))
 
     @workflow.query(description="States, progress, last recovery point, health, and what can be sent now.")
     def status(self) -> StatusView:

@@ -34,7 +34,15 @@ class EntityCycles(Entity):
 
     def _cycle_is_due(self) -> bool:
         due = self._state.next_due
-        return self._cycles_run() and (due is None or due <= workflow.now())
+        return self._cycles_run() and (due is None or due <= workflow.now()) and self.closed_until() is None
+
+    def _plan_anew(self) -> None:
+        """Set the next cycle's time by the settings of now, counted from when the last cycle ended."""
+        s = self._state
+        if s.next_due is None or not s.cycles or not self._cycles_run():
+            return
+        chosen = next_cycle(s.last_duration, 0, self.profile().min_interval, self.profile().max_interval)
+        s.next_due, s.next_reason = s.cycles[-1].ended_at + chosen.wait, f"{chosen.reason}, by new settings"
 
     async def _delta(self) -> None:
         """Run a scheduled cycle, and decide from its outcome when the next one starts."""
@@ -47,6 +55,10 @@ class EntityCycles(Entity):
         self._remember(dataclasses.replace(record, decision=decision))
         if s.replication_state in (_R.RESUME_IN_PROGRESS, _R.RESUME_QUEUED):  # queued: paused and resumed while this cycle ran
             s.replication_state = _R.DELTA_SYNC
+        self._say_idle()
+
+    def _say_idle(self) -> None:
+        s = self._state
         self._say(f"idle until {s.next_due:%Y-%m-%d %H:%M:%S} UTC: {s.next_reason}" if s.next_due else s.next_reason)
 
     async def _cycle(self, kind: CycleKind, wanted: CycleWanted | None = None) -> tuple[CycleRecord, FailureView | None]:

@@ -15,6 +15,7 @@ from deltaferry.planning.ladder import Rung, failed_in_itself, first_step, next_
 from workflows import names
 from workflows.delta_cycle import profile_of
 from workflows.entity_jobs import EntityJobs
+from workflows.growth import growth_of_resync
 from workflows.job_messages import CopyResult, JobReport, ResyncInput
 from workflows.operator_input import RepairOptions
 from workflows.policies import ASK
@@ -160,6 +161,8 @@ class EntityRepair(EntityJobs):
             profile=s.profile,
             rung=repair.rung,
             reset_tracking=repair.reset_tracking,
+            whatever_window=s.migration_state is _M.MIGRATION_QUEUED,
+            expected_growth=growth_of_resync(self._replication, s),
         )
         report = await self._run_job(names.RESYNC, start, job_id, "resync", cut_by_stop=True)
         self._percent = None

@@ -1,7 +1,9 @@
-"""A holder's side of the arbiter: ask, wait, give back."""
+"""A holder's side of the arbiter: ask, wait, give way at a chunk's end, give back."""
 
 import asyncio
-from datetime import timedelta
+import dataclasses
+from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
@@ -9,7 +11,18 @@ from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 from deltaferry.model.replication import CycleKind
 from workflows import names
 from workflows.site_messages import Placement, SiteProfile
-from workflows.slot_messages import SlotsGranted, SlotsReleased, SlotsState, SlotsWanted
+from workflows.slot_book import closed_until
+from workflows.slot_messages import (
+    ApplianceSilent,
+    ReplicationLeft,
+    SlotsAnnounced,
+    SlotsAskedBack,
+    SlotsDelayed,
+    SlotsGranted,
+    SlotsReleased,
+    SlotsState,
+    SlotsWanted,
+)
 from workflows.steps import cancellation_kept
 
 _ASK_AGAIN = timedelta(minutes=5)
@@ -19,78 +32,156 @@ _ASK_AGAIN = timedelta(minutes=5)
 class SlotHolder:
     """Holds at most one lease at a time. Grants that come too late are given back at once."""
 
-    def __init__(self) -> None:
-        self._request_id: str | None = None
-        self._grant: SlotsGranted | None = None
+    def __init__(
+        self,
+        replication: str,
+        changed: Callable[[], None] = lambda: None,
+        look: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Hold slots on behalf of a replication; `changed` is called when the reason for waiting has become another.
 
-    async def acquire(self, profile: SiteProfile, kind: CycleKind, disks: int, placement: Placement) -> SiteProfile:
+        `look` is called from time to time while a snapshot is held and transfer slots are waited for; what it raises ends that.
+        """
+        self._replication = replication
+        self._wanted: SlotsWanted | None = None
+        self._grant: SlotsGranted | None = None
+        self._asked_back = False
+        self._delayed = ""
+        self._changed = changed
+        self._look = look
+
+    async def acquire(
+        self, profile: SiteProfile, kind: CycleKind, disks: int, placement: Placement, *, whatever_window: bool = False
+    ) -> SiteProfile:
         """Wait for the whole vector of slots; return the site's settings as the grant brought them.
 
         A cancellation while waiting takes the request back.
         """
-        request_id = str(workflow.uuid4())
-        self._request_id, self._grant = request_id, None
         wanted = SlotsWanted(
             holder=workflow.info().workflow_id,
-            request_id=request_id,
+            request_id=str(workflow.uuid4()),
             kind=kind,
             appliance=profile.appliance,
             disks=max(min(disks, profile.disks_per_appliance, profile.disks_per_host), 1),
             placement=placement,
+            replication=self._replication,
+            whatever_window=whatever_window,
         )
+        return await self._wait_for(wanted, profile)
+
+    async def give_way(self, profile: SiteProfile, *, at_once: bool = False) -> SiteProfile:
+        """Give the transfer slots back at a chunk's end if the arbiter asked for that, keeping the snapshot; wait for new ones.
+
+        Returns the settings to go on with: the appliance may be another by then. `at_once` gives way unasked.
+        """
+        if self._wanted is None or self._grant is None or not (self._asked_back or at_once):
+            return profile
+        wanted = dataclasses.replace(self._wanted, turn=self._wanted.turn + 1)
+        return await self._wait_for(wanted, profile)
+
+    async def leave_silent(self, profile: SiteProfile) -> SiteProfile:
+        """Tell the arbiter that the appliance does not answer, and wait for slots of another one.
+
+        Returns the settings of now: with the same appliance where the site has no other.
+        """
+        await self._send(profile, names.APPLIANCE_SILENT, ApplianceSilent(profile.appliance))
+        return await self.give_way(profile, at_once=True)
+
+    async def _wait_for(self, wanted: SlotsWanted, profile: SiteProfile) -> SiteProfile:
+        self._wanted, self._grant, self._asked_back, self._delayed = wanted, None, False, ""
         try:
-            grant = await self._wait_for_grant(profile, wanted)
+            while self._grant is None:
+                with cancellation_kept():
+                    await self._send(profile, names.SLOTS_REQUESTED, wanted)
+                try:
+                    with cancellation_kept():
+                        await workflow.wait_condition(
+                            lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
+                        )
+                except TimeoutError:
+                    if wanted.turn and self._look is not None:
+                        await self._look()
         except asyncio.CancelledError:
             await self.release(profile)
             raise
-        return grant.profile
+        self._delayed = ""
+        return self._grant.profile
 
-    async def _wait_for_grant(self, profile: SiteProfile, wanted: SlotsWanted) -> SlotsGranted:
-        while self._grant is None:
-            with cancellation_kept():
-                await self._send(profile, names.SLOTS_REQUESTED, wanted)
-            try:
-                with cancellation_kept():
-                    await workflow.wait_condition(
-                        lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
-                    )
-            except TimeoutError:
-                continue
-        return self._grant
-
-    async def release(self, profile: SiteProfile) -> None:
+    async def release(self, profile: SiteProfile, short_of_space: tuple[str, ...] = ()) -> None:
         """Give back the lease, or take back the request; no-op when there is neither."""
-        if self._request_id is None:
+        if self._wanted is None:
             return
-        released = SlotsReleased(workflow.info().workflow_id, self._request_id)
-        self._request_id, self._grant = None, None
+        released = SlotsReleased(workflow.info().workflow_id, self._wanted.request_id, short_of_space)
+        self._wanted, self._grant, self._asked_back = None, None, False
         await self._send(profile, names.SLOTS_RELEASED, released)
 
     async def granted(self, grant: SlotsGranted) -> None:
-        """Take a grant; give back one that nobody waits for."""
-        if grant.request_id == self._request_id:
+        """Take a grant; give back one that nobody waits for. One of an earlier turn was given way to already."""
+        if self._wanted is None or grant.request_id != self._wanted.request_id:
+            await give_back(grant)
+        elif grant.turn == self._wanted.turn:
             self._grant = grant
-            return
-        await give_back(grant)
 
-    async def _send(self, profile: SiteProfile, signal: str, message: SlotsWanted | SlotsReleased) -> None:
+    def asked_back(self, asked: SlotsAskedBack) -> None:
+        """Note that the transfer slots are to be given back at the chunk's end."""
+        if self._wanted is not None and asked.request_id == self._wanted.request_id:
+            self._asked_back = True
+
+    def delayed(self, delayed: SlotsDelayed) -> None:
+        """Note why there are no slots yet."""
+        if self._wanted is not None and delayed.request_id == self._wanted.request_id:
+            self._delayed = delayed.sentence
+            self._changed()
+
+    async def announce(self, profile: SiteProfile) -> None:
+        """Tell an arbiter that starts afresh what is held and waited for."""
+        lease_id = self._grant.lease_id if self._grant is not None else ""
+        held_before = self._wanted is not None and self._wanted.turn > 0
+        announced = SlotsAnnounced(
+            workflow.info().workflow_id,
+            self._replication,
+            profile.appliance,
+            self._wanted,
+            lease_id or (f"kept-{workflow.info().run_id[:8]}" if held_before else ""),
+            waits=self._wanted is not None and self._grant is None,
+        )
+        await self._send(profile, names.SLOTS_ANNOUNCED, announced)
+
+    def waits_because(self, profile: SiteProfile, now: datetime) -> str:
+        """Return what is waited for, in words."""
+        if self._delayed:
+            return f"waiting for an appliance: {self._delayed}"
+        until = closed_until(profile, now)
+        if until is not None:
+            return f"waiting for the blackout window's end, {until:%Y-%m-%d %H:%M} UTC"
+        return "waiting for slots"
+
+    async def _send(self, profile: SiteProfile, signal: str, message: object) -> None:
         arbiter = workflow.get_external_workflow_handle(names.slots_id(profile.site))
         try:
             await arbiter.signal(signal, message)
         except FailureError:
-            if isinstance(message, SlotsReleased):
-                return  # an arbiter that does not run holds no lease of ours
+            if not isinstance(message, SlotsWanted):
+                return  # an arbiter that does not run knows nothing that would have to be corrected
             await ensure_arbiter(profile)
             await arbiter.signal(signal, message)
 
 
+async def leave_site(profile: SiteProfile, replication: str) -> None:
+    """Tell the arbiter that a replication has ended; one that does not run learns nothing wrong."""
+    await _tell(profile.site, names.REPLICATION_LEFT, ReplicationLeft(replication))
+
+
 async def give_back(grant: SlotsGranted) -> None:
     """Release a grant that came too late."""
-    released = SlotsReleased(workflow.info().workflow_id, grant.request_id)
+    await _tell(grant.profile.site, names.SLOTS_RELEASED, SlotsReleased(workflow.info().workflow_id, grant.request_id))
+
+
+async def _tell(site: str, signal: str, message: object) -> None:
     try:
-        await workflow.get_external_workflow_handle(names.slots_id(grant.profile.site)).signal(names.SLOTS_RELEASED, released)
+        await workflow.get_external_workflow_handle(names.slots_id(site)).signal(signal, message)
     except FailureError:
-        workflow.logger.info("the arbiter ended before a late grant could be given back")
+        workflow.logger.info("the site's arbiter does not run")
 
 
 async def ensure_arbiter(profile: SiteProfile) -> None:

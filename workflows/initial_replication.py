@@ -6,9 +6,9 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind, DiskBase
     from workflows import names
     from workflows.copying import CopyJob, HeldPass
-    from workflows.delta_cycle import begin_cycle, mint_cycle_key
+    from workflows.delta_cycle import mint_cycle_key
     from workflows.job_messages import InitialInput, InitialPass, JobProgress
-    from workflows.step_messages import BeginCycleInput, BegunCycle, SentChunk
+    from workflows.step_messages import BegunCycle, SentChunk
     from workflows.steps import require_carried
 
 
@@ -53,9 +53,7 @@ class InitialReplication(CopyJob):
         self._cycle_number += 1
         cycle_key = mint_cycle_key(self._cycle_number)
         started_at = workflow.now()
-        request = BeginCycleInput(self._replication, cycle_key, self.kind, tuple(self._bases.values()), self._dirty)
-        begun = await begin_cycle(self._replication, request)
-        self._placement = begun.placement
+        begun = await self._begun_at(cycle_key)
         return InitialPass(cycle_key, begun, tuple((disk.disk_key, 0) for disk in begun.disks), started_at)
 
     def _advance(self, held: HeldPass, chunk: SentChunk) -> None:
@@ -69,8 +67,11 @@ class InitialReplication(CopyJob):
             self._bases[key] = DiskBase(key, held.change_ids[key], chunk.position_bytes)
             self._dirty = tuple((disk, plan) for disk, plan in self._dirty if disk != key)
 
-    async def _roll_over(self, held: HeldPass) -> None:
-        assert self._begun is not None
+    async def _roll_over(self, held: HeldPass | None) -> None:
+        resume = None
+        if held is not None:
+            assert self._begun is not None
+            resume = InitialPass(held.cycle_key, self._begun, tuple(held.next_segments.items()), held.started_at)
         await workflow.wait_condition(workflow.all_handlers_finished)
         workflow.continue_as_new(
             InitialInput(
@@ -82,7 +83,9 @@ class InitialReplication(CopyJob):
                 placement=self._placement,
                 dirty=self._dirty,
                 summaries=tuple(self._summaries.values()),
-                resume=InitialPass(held.cycle_key, self._begun, tuple(held.next_segments.items()), held.started_at),
+                profile=self._profile,
+                expected_growth=self._expected_growth,
+                resume=resume,
             )
         )
 

@@ -26,6 +26,10 @@ class CopyStart:
     summaries: tuple[InitialSummary, ...] = ()
     profile: SiteProfile | None = None
     """The site's settings as last pushed; those of the enabling where None."""
+    whatever_window: bool = False
+    """It starts inside a blackout window too: a migration that was accepted before waits for it."""
+    expected_growth: tuple[tuple[int, int], ...] = ()
+    """(disk key, bytes) that a snapshot is expected to grow by while it is held; nothing where nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +91,8 @@ class JobProgress:
     activity: str = ""
     compared_bytes: int = 0
     differing_bytes: int = 0
+    error: HealthError | None = None
+    """What keeps the job from going on; it tries again by itself."""
 
 
 @dataclass(frozen=True, slots=True)

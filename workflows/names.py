@@ -53,6 +53,16 @@ def slots_id(site: str) -> str:
     return f"slots/{site}"
 
 
+def inventory_id(site: str) -> str:
+    """Return the id of a site's discovery schedule; the workflows that it starts have it with the time behind it."""
+    return f"inventory/{site}"
+
+
+def audit_id(site: str) -> str:
+    """Return the id of a site's audit schedule; the workflows that it starts have it with the time behind it."""
+    return f"audit/{site}"
+
+
 ENABLE_REPLICATION = "EnableReplication"
 ADOPT_REPLICATIONS = "AdoptReplications"
 REPLICATE_VM = "ReplicateVm"
@@ -62,11 +72,22 @@ MIGRATE_VM = "MigrateVm"
 STOP_REPLICATION = "StopReplication"
 COMPLETE_MIGRATION = "CompleteMigration"
 SITE_SLOTS = "SiteSlots"
+SITE_INVENTORY = "SiteInventory"
+SITE_AUDIT = "SiteAudit"
 
 # between workflows
 SLOTS_REQUESTED = "slots_requested"
 SLOTS_RELEASED = "slots_released"
 SLOTS_GRANTED = "slots_granted"
+SLOTS_ASKED_BACK = "slots_asked_back"
+SLOTS_DELAYED = "slots_delayed"
+ANNOUNCE_SLOTS = "announce_slots"
+SLOTS_ANNOUNCED = "slots_announced"
+APPLIANCE_SILENT = "appliance_silent"
+REPLICATION_LEFT = "replication_left"
+SETTINGS_CHANGED = "settings_changed"
+SITE_SETTINGS = "settings"
+"""The arbiter's query for the `SiteProfile` that holds now: appliances ask it."""
 CYCLE_REQUESTED = "cycle_requested"
 CYCLE_FINISHED = "cycle_finished"
 JOB_PROGRESSED = "job_progressed"

@@ -4,10 +4,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import ConfigDict, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 
 _STRICT = ConfigDict(extra="forbid")
 _Word = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
+_Count = Annotated[int, Field(ge=0, le=100_000)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,8 @@ class MigrateOptions:
     """Overrides single target properties for this migration."""
     expected_import: timedelta = timedelta(minutes=1)
     """What `max_downtime` reckons for importing the disks and starting the VM."""
+    override_blackout: bool = False
+    """Migrate although a blackout window is open; without, the migration is refused with the window's end."""
     reason: str = ""
 
 
@@ -110,6 +113,28 @@ class VerifyOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class InventoryInput:
+    """Start `SiteInventory` with this: `{"site": "lon1"}`."""
+
+    __pydantic_config__ = _STRICT
+
+    site: _Word
+
+
+@dataclass(frozen=True, slots=True)
+class AuditInput:
+    """Start `SiteAudit` with this: `{"site": "lon1", "dry_run": true}`."""
+
+    __pydantic_config__ = _STRICT
+
+    site: _Word
+    dry_run: bool = False
+    """Only report; change nothing."""
+    grace: Annotated[timedelta, Field(ge=timedelta(0))] | None = None
+    """Nothing younger is touched or reported; the site's setting `audit_grace` where left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class AdoptInput:
     """Start `AdoptReplications` with this, after the Temporal database was lost or an entity was terminated by mistake."""
 
@@ -118,3 +143,56 @@ class AdoptInput:
     site: _Word
     vm: _Word | None = None
     """Only the replication of this VM (name or instance UUID); all of the site's when left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsChange:
+    """What an operator changes of a site's settings while everything runs; what is left out stays as it is."""
+
+    __pydantic_config__ = _STRICT
+
+    disks_per_appliance: _Count | None = None
+    disks_per_host: _Count | None = None
+    snapshots_per_datastore: _Count | None = None
+    replications_per_appliance: _Count | None = None
+    replications_per_site: _Count | None = None
+    min_interval: timedelta | None = None
+    max_interval: timedelta | None = None
+    time_zone: _Word | None = None
+    """IANA name: the windows are local times of it."""
+    blackout: str | None = None
+    """When no cycle may start, such as `Monday;7:00;7h | Friday;13:00;8m`; empty: cycles may always start."""
+    off_hours: str | None = None
+    """When automatic resyncs may start; empty: never by themselves."""
+    throttle: str | None = None
+    """What each appliance may send, such as `100 Mbit/s | Monday;7:00;10h;10 Mbit/s`; empty: no limit."""
+    pre_failover_weight: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """How many times an ordinary transfer's share of a throttled line a pre-failover cycle gets."""
+    sample_share: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = None
+    scrub_every: timedelta | None = None
+    appliances: dict[str, str] | None = None
+    """All scale-out appliances: each one's name, and blackout windows of its own or an empty text."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReassignInput:
+    """Move a replication to another appliance; its next chunk goes through there."""
+
+    __pydantic_config__ = _STRICT
+
+    vm: _Word
+    """The VM's instance UUID, or its replication's workflow id."""
+    appliance: _Word
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ForceRelease:
+    """Take a holder's slots away, although it may still use them: for a lease that nothing else frees."""
+
+    __pydantic_config__ = _STRICT
+
+    holder: _Word
+    """Its workflow id, as the arbiter's details show it."""
+    reason: str = ""

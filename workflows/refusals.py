@@ -8,10 +8,15 @@ from pydantic import ValidationError
 EXAMPLES = {
     "EnableInput": '{"vm": "web-01", "site": "lon1"}',
     "AdoptInput": '{"site": "lon1"}',
+    "InventoryInput": '{"site": "lon1"}',
+    "AuditInput": '{"site": "lon1", "dry_run": true}',
     "MigrateOptions": '{"shutdown_timeout": "PT10M", "allow_power_off": true}',
     "EndOptions": '{"keep_change_tracking": false, "reason": "why"}',
     "RepairOptions": '{"full_copy": false, "reset_tracking": false}',
     "VerifyOptions": '{"with_source": false}',
+    "SettingsChange": '{"disks_per_host": 4, "blackout": "Monday;7:00;7h"}',
+    "ReassignInput": '{"vm": "5021f0…", "appliance": "edge-2"}',
+    "ForceRelease": '{"holder": "vm/lon1/5021f0…", "reason": "why"}',
     "Reason": '{"reason": "why"}',
     "TargetProperties": '{"size": "Standard_D4s_v5", "subnet": "web"}',
 }

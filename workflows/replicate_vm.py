@@ -195,6 +195,10 @@ class ReplicateVm(EntityMigration):
     async def _sleep(self) -> None:
         """Sleep until the absolute deadline in the state, or until something is to be done."""
         self._plan_scrub()
+        self._settings_came = False
+        closed = self.closed_until()
+        if closed is not None and self._cycles_run() and (self._state.next_due or workflow.now()) <= closed:
+            self._say(f"a blackout window is open: the next cycle starts after its end, {closed:%Y-%m-%d %H:%M} UTC")
         due, summary = self._next_deadline()
         timeout = max(due - workflow.now(), timedelta(milliseconds=1)) if due is not None else None
         try:
@@ -210,11 +214,14 @@ class ReplicateVm(EntityMigration):
             if starts is None:
                 return (None if s.repair.scheduled else s.repair.ask_again_at), "ask when a resync may begin"
             return starts, f"resync {starts:%Y-%m-%d %H:%M} UTC: {s.repair.step}"
-        due = s.next_due if self._cycles_run() else None
+        due, why = s.next_due if self._cycles_run() else None, s.next_reason
+        closed = self.closed_until()
+        if due is not None and closed is not None and closed > due:
+            due, why = closed, "a blackout window is open until then"
         scrub = s.next_scrub if s.replication_state is _R.DELTA_SYNC else None
         if scrub is not None and (due is None or scrub < due):
             return scrub, f"verify the seed disks {scrub:%Y-%m-%d %H:%M} UTC"
-        return due, f"next delta {due:%H:%M:%S} UTC: {s.next_reason}" if due is not None else None
+        return due, f"next delta {due:%H:%M:%S} UTC: {why}" if due is not None else None
 
     def _has_work(self) -> bool:
         s = self._state
@@ -222,6 +229,7 @@ class ReplicateVm(EntityMigration):
             self._ending is not None
             or self._rollback
             or self._continue_after_migration
+            or self._settings_came
             or bool(self._wanted)
             or (s.migration_state is _M.MIGRATION_QUEUED and s.repair is None)
             or s.replication_state is _R.PAUSE_IN_PROGRESS

@@ -5,6 +5,7 @@ where the seed is: hashes travel, not data. What differs goes the ordinary way, 
 """
 
 import asyncio
+import functools
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
@@ -19,17 +20,25 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.planning.phrases import size_text
     from workflows import names
     from workflows.copying import CopyJob, HeldPass
-    from workflows.delta_cycle import FENCE_TRIES, begin_cycle, fence_ahead, mint_cycle_key, release_snapshot
+    from workflows.delta_cycle import (
+        FENCE_TRIES,
+        PLACEMENT_TRIES,
+        fence_ahead,
+        mint_cycle_key,
+        on_appliance,
+        release_snapshot,
+    )
     from workflows.job_messages import JobProgress, ResyncInput, ResyncPass
     from workflows.policies import PREPARE, SNAPSHOT, TRANSFER, VERIFY
     from workflows.replication_state import DiskPosition
     from workflows.step_messages import (
-        BeginCycleInput,
         BeginResyncInput,
+        BegunResync,
         CheckedSeed,
         CheckSeedInput,
         CompareDisk,
         CompareInput,
+        CompareResult,
         OnReplication,
         PlanResyncInput,
         SentChunk,
@@ -116,15 +125,7 @@ class Resync(CopyJob):
         self._cycle_number += 1
         cycle_key = mint_cycle_key(self._cycle_number)
         started_at = workflow.now()
-        begun = await perform(
-            ResyncSource.begin_resync,
-            BeginResyncInput(self._replication, cycle_key, self._rung, tuple(self._bases.values()), self._dirty),
-            queue=names.vsphere_queue(self._replication.ref.site),
-            limits=SNAPSHOT,
-            summary=f"resync pass {self._cycle_number}: snapshot and what to compare",
-            kind=self.kind,
-        )
-        self._placement = begun.placement
+        begun = await self._surveyed_at(cycle_key)
         self._dirty = tuple((disk.disk_key, disk.known) for disk in begun.disks if disk.known.segments)
         for disk in begun.disks:
             self._bases[disk.disk_key] = DiskBase(disk.disk_key, disk.change_id, self._bases[disk.disk_key].copied_up_to_bytes)
@@ -137,14 +138,38 @@ class Resync(CopyJob):
             surveys=tuple((disk.disk_key, disk.survey) for disk in begun.disks),
         )
 
+    async def _surveyed_at(self, cycle_key: str) -> BegunResync:
+        """Take the snapshot of a pass; where the VM was moved since, wait for slots of where it is now first."""
+        for remaining in reversed(range(PLACEMENT_TRIES)):
+            request = BeginResyncInput(
+                self._replication,
+                cycle_key,
+                self._rung,
+                tuple(self._bases.values()),
+                self._dirty,
+                granted=self._placement if remaining else None,
+                expected_growth=self._expected_growth,
+            )
+            begun = await perform(
+                ResyncSource.begin_resync,
+                request,
+                queue=names.vsphere_queue(self._replication.ref.site),
+                limits=SNAPSHOT,
+                summary=f"resync pass {self._cycle_number}: snapshot and what to compare",
+                kind=self.kind,
+            )
+            if not begun.moved:
+                self._placement, self._short = begun.placement, None
+                return begun
+            await self._acquire_elsewhere(begun.placement)
+        raise AssertionError("the last try goes on wherever the VM is")
+
     async def _begin_full_copy(self) -> ResyncPass:
         """Take a snapshot and plan everything, as an initial replication on a used seed does."""
         self._cycle_number += 1
         cycle_key = mint_cycle_key(self._cycle_number)
         started_at = workflow.now()
-        bases = tuple(self._bases.values())
-        begun = await begin_cycle(self._replication, BeginCycleInput(self._replication, cycle_key, self.kind, bases, self._dirty))
-        self._placement = begun.placement
+        begun = await self._begun_at(cycle_key)
         return ResyncPass(
             cycle_key=cycle_key,
             snapshot=begun.snapshot,
@@ -168,6 +193,8 @@ class Resync(CopyJob):
                 following = [DiskPosition(seed.disk_key, seed.position_bytes) for seed in checked if not self._is_end(seed)]
                 checking = asyncio.create_task(self._check(held, following, seal=False)) if following else None
                 await self._compare_chunk(held, checked)
+                if self._uncompared():
+                    self._profile = await self._slots.give_way(self._profile)
                 if workflow.info().is_continue_as_new_suggested() and self._uncompared():
                     if checking is not None:
                         await checking
@@ -218,13 +245,9 @@ class Resync(CopyJob):
                 CompareDisk(key, surveys[key], self._bases[key].copied_up_to_bytes, seed.position_bytes, seed.check)
                 for key, seed in left.items()
             )
-            result = await perform(
-                ResyncSource.compare_source,
-                CompareInput(self._replication, held.cycle_key, held.snapshot, self._rung, disks),
-                queue=names.transfer_queue(self._replication.profile.appliance),
-                limits=TRANSFER,
-                summary=f"compare {len(disks)} disks with their checksum maps",
-                kind=self.kind,
+            request = CompareInput(self._replication, held.cycle_key, held.snapshot, self._rung, disks)
+            result, self._profile = await on_appliance(
+                self._slots, self._profile, functools.partial(self._compare_on, request=request)
             )
             for disk in result.disks:
                 key = disk.disk_key
@@ -236,6 +259,16 @@ class Resync(CopyJob):
                 if disk.position_bytes >= left[key].position_bytes:
                     del left[key]
             await self._tell_entity()
+
+    async def _compare_on(self, queue: str, request: CompareInput) -> CompareResult:
+        return await perform(
+            ResyncSource.compare_source,
+            request,
+            queue=queue,
+            limits=TRANSFER,
+            summary=f"compare {len(request.disks)} disks with their checksum maps",
+            kind=self.kind,
+        )
 
     async def _plan(self, held: ResyncPass) -> ResyncPass:
         """Join what differs and what has to be sent anyway to one plan for each disk."""
@@ -260,7 +293,10 @@ class Resync(CopyJob):
         if self._rung is Rung.FULL and chunk.position_bytes >= self._bases[key].copied_up_to_bytes:
             self._bases[key] = DiskBase(key, held.change_ids[key], chunk.position_bytes)
 
-    async def _roll_over(self, held: HeldPass) -> None:
+    async def _roll_over(self, held: HeldPass | None) -> None:
+        if held is None:
+            await self._roll_over_with(None)
+            return
         await self._roll_over_with(
             ResyncPass(
                 cycle_key=held.cycle_key,
@@ -273,8 +309,8 @@ class Resync(CopyJob):
             )
         )
 
-    async def _roll_over_with(self, held: ResyncPass) -> None:
-        """Continue as new with the snapshot held; the slots are asked for again under the new run."""
+    async def _roll_over_with(self, held: ResyncPass | None) -> None:
+        """Continue as new, with the snapshot held if there is one; the slots are asked for again under the new run."""
         await workflow.wait_condition(workflow.all_handlers_finished)
         workflow.continue_as_new(
             ResyncInput(
@@ -287,8 +323,11 @@ class Resync(CopyJob):
                 dirty=self._dirty,
                 summaries=tuple(self._summaries.values()),
                 profile=self._profile,
+                whatever_window=self._whatever_window,
+                expected_growth=self._expected_growth,
                 rung=self._rung,
-                prepared=True,
+                reset_tracking=self._reset_tracking,
+                prepared=self._prepared,
                 resume=held,
                 compared_bytes=self._compared_bytes,
                 differing_bytes=self._differing_bytes,

@@ -18,8 +18,28 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
+class ApplianceProfile:
+    """A scale-out appliance of a site: a worker process that only moves data."""
+
+    name: str
+    blackout: str = ""
+    """Its own blackout windows, beside the site's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedWindow:
+    """One occurrence of blackout windows that follow each other without a gap, in UTC."""
+
+    start: datetime
+    end: datetime | None
+    """None: the windows cover the whole week."""
+    appliance: str = ""
+    """Of which appliance; empty for all of the site's."""
+
+
+@dataclass(frozen=True, slots=True)
 class SiteProfile:
-    """What workflows need to know of a site's configuration."""
+    """A site's settings as workflows see them; each revision holds for everything that is decided from then on."""
 
     installation: str
     site: str
@@ -38,6 +58,39 @@ class SiteProfile:
     """The share of blocks, from 0 to 1, that a cycle compares although change tracking calls them unchanged."""
     scrub_every: timedelta = timedelta(0)
     """How often the seed disks are read whole and compared with what was committed; zero means only on request."""
+    throttle: str = ""
+    """What each appliance may send, by weekly schedule, as `deltaferry.planning.throttle` reads it; empty means no limit."""
+    pre_failover_weight: int = 4
+    """How many times an ordinary transfer's share of a throttled line a pre-failover cycle gets."""
+    replications_per_appliance: int = 300
+    replications_per_site: int = 500
+    appliances: tuple[ApplianceProfile, ...] = ()
+    """Scale-out appliances beside the primary one. `appliance` is the primary one in the arbiter's own profile; in the
+    profile that it sends to a replication, `appliance` is the one that the replication is assigned to."""
+    blackout: str = ""
+    """When no cycle may start: weekly windows, of all appliances."""
+    closed: tuple[ClosedWindow, ...] = ()
+    """The occurrences of all blackout windows up to `closed_known_until`: computed by an activity, so that a replay sees
+    the instants that were decided with."""
+    closed_known_until: datetime | None = None
+    revision: int = 0
+    """How often operators have changed the settings since the configuration was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlackoutsInput:
+    """Ask for the occurrences of a site's blackout windows, from an instant on."""
+
+    profile: SiteProfile
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BlackoutsAnswer:
+    """The occurrences that have not ended at the instant asked for, up to `known_until`."""
+
+    closed: tuple[ClosedWindow, ...]
+    known_until: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +127,42 @@ class SiteInput:
     """Name of a site."""
 
     site: str
+
+
+@dataclass(frozen=True, slots=True)
+class SiteHolders:
+    """Ids of the running workflows that may hold slots of a site."""
+
+    holders: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AppliancesInput:
+    """Ask which of these appliances are served."""
+
+    appliances: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LiveAppliances:
+    """The appliances on whose queue somebody answers."""
+
+    appliances: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsLeftInput:
+    """Ask whether a VM has snapshots of ours, whoever of us took them."""
+
+    profile: SiteProfile
+    instance_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotsLeft:
+    """How many snapshots of this installation a VM has."""
+
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,171 +1,371 @@
-"""`SiteSlots`: one arbiter per site, which every cycle acquires from and releases to."""
+"""`SiteSlots`: one arbiter per site, which every cycle acquires from and releases to, and which holds the site's settings."""
 
 import asyncio
-from datetime import timedelta
+import dataclasses
+from datetime import datetime, timedelta
+from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 with workflow.unsafe.imports_passed_through():
-    from deltaferry.model.replication import CycleKind
-    from deltaferry.planning.slots import Lease, Priority, SlotLimits, SlotRequest, grant
+    from activities.blackouts import Blackouts
+    from activities.site_workflows import SiteWorkflows
+    from activities.snapshots import Snapshots
+    from deltaferry.model.errors import ErrorKind
     from workflows import names
-    from workflows.site_messages import SiteProfile
-    from workflows.slot_messages import HeldLease, SlotsGranted, SlotsReleased, SlotsState, SlotsWanted, WaitingRequest
-    from workflows.steps import require_carried
+    from workflows.operator_input import ForceRelease, ReassignInput, SettingsChange
+    from workflows.policies import ASK, SETTLE
+    from workflows.site_messages import (
+        AppliancesInput,
+        BlackoutsInput,
+        ClosedWindow,
+        SiteInput,
+        SiteProfile,
+        SnapshotsLeftInput,
+    )
+    from workflows.site_presenting import site_details
+    from workflows.site_settings import changed_profile
+    from workflows.slot_book import SlotBook
+    from workflows.slot_messages import (
+        ApplianceSilent,
+        ReplicationLeft,
+        SlotsAnnounced,
+        SlotsAskedBack,
+        SlotsReleased,
+        SlotsState,
+        SlotsWanted,
+    )
+    from workflows.steps import failure_of, perform, refusal, require_carried
 
 _ASK_HOLDERS_EVERY = timedelta(minutes=1)
 """While others wait: twice the heartbeat limit of the steps, after which nothing of a dead holder's runs any more."""
 
-_PRIORITIES = {
-    CycleKind.FINAL: Priority.PRE_FAILOVER,
-    CycleKind.ON_DEMAND: Priority.PRE_FAILOVER,
-    CycleKind.INITIAL: Priority.INITIAL,
-    CycleKind.RESYNC: Priority.RESYNC,
-    CycleKind.DELTA: Priority.DELTA,
-}
+_LOOK_AGAIN = timedelta(minutes=5)
+"""How often it is asked whether a silent appliance answers again, and whether a dead holder's snapshot is gone."""
+
+_ANNOUNCE_WITHIN = timedelta(minutes=1)
+"""How long an arbiter that starts afresh waits for the holders' announcements: what has not answered by then holds nothing."""
+
+_KNOWN_AHEAD = timedelta(days=13)
+"""How far ahead the occurrences of blackout windows are known at least, where control workers run."""
+
+_LONGEST_HISTORY = 2000
+"""Events after which a run continues as new: a burst of 500 requests and grants on top of it stays below 4,096."""
 
 
 @workflow.defn(name=names.SITE_SLOTS)
 class SiteSlots:
-    """Grants whole vectors of slots by priority and age; the decision is `planning.slots.grant`."""
+    """Grants whole vectors of slots by priority and age, and tells who gives way; the decisions are `deltaferry.planning`'s."""
 
     @workflow.init
     def __init__(self, state: SlotsState | None = None) -> None:
         if state is None:
             return  # run() says what that means
-        self._state = state
+        self._book = SlotBook(state)
         self._changed = True
+        self._announced: set[str] = set()
+        self._told: dict[str, str] = {}
+        self._to_tell: set[str] = set()
+        self._windows_changed = False
+        self._look_again_at: datetime | None = None
 
     @workflow.run
     async def run(self, state: SlotsState | None = None) -> None:
         """Grant what fits whenever something changed; for ever."""
         require_carried(state)
+        if not self._book.state.learned:
+            await self._learn()
         while True:
-            try:
-                await workflow.wait_condition(
-                    lambda: self._changed or self._should_roll_over(),
-                    timeout=_ASK_HOLDERS_EVERY if self._state.waiting and self._state.leases else None,
-                    timeout_summary="ask the holders of leases whether they still run",
-                )
-            except TimeoutError:
-                await self._ask_holders()
-                continue
-            if not self._changed:
-                await workflow.wait_condition(workflow.all_handlers_finished)
-                workflow.continue_as_new(self._state)
+            await self._wait()
+            await self._look_after_windows()
+            await self._tell_settings()
             self._changed = False
-            await self._grant_what_fits()
+            await self._decide()
             self._present()
+            if self._should_roll_over():
+                await workflow.wait_condition(workflow.all_handlers_finished)
+                workflow.continue_as_new(self._book.state)
+
+    # --- what holders send ---
 
     @workflow.signal(name=names.SLOTS_REQUESTED, description="Sent by replications: they ask for slots.")
     def slots_requested(self, wanted: SlotsWanted) -> None:
-        """Queue a request, once; a holder that asks again without its lease has lost the grant, so it is sent again.
-
-        A holder holds at most one lease: what it had, or asked for, before it was terminated or reset is forgotten.
-        """
-        known = {waiting.wanted.request_id for waiting in self._state.waiting}
-        if wanted.request_id in known:
-            return
-        self._state.waiting = tuple(w for w in self._state.waiting if w.wanted.holder != wanted.holder)
-        self._state.leases = tuple(held for held in self._state.leases if held.wanted.holder != wanted.holder)
-        self._state.tickets += 1
-        self._state.waiting += (WaitingRequest(wanted, self._state.tickets, workflow.now()),)
-        self._changed = True
+        """Queue a request, once, or a transfer that gave way at its chunk's end."""
+        self._changed |= self._book.want(wanted, workflow.now())
 
     @workflow.signal(name=names.SLOTS_RELEASED, description="Sent by replications: they give slots back.")
     def slots_released(self, released: SlotsReleased) -> None:
         """Free a lease, or forget a request."""
-        self._state.waiting = tuple(w for w in self._state.waiting if w.wanted.request_id != released.request_id)
-        self._state.leases = tuple(h for h in self._state.leases if h.wanted.request_id != released.request_id)
+        self._book.release(released)
         self._changed = True
+
+    @workflow.signal(name=names.SLOTS_ANNOUNCED, description="Sent by replications: what they hold and wait for.")
+    def slots_announced(self, announced: SlotsAnnounced) -> None:
+        """Take over what a holder has."""
+        self._announced.add(announced.holder)
+        self._book.announce(announced, workflow.now())
+        self._changed = True
+
+    @workflow.signal(name=names.APPLIANCE_SILENT, description="Sent by replications: nobody took up a transfer.")
+    def appliance_silent(self, silent: ApplianceSilent) -> None:
+        """Take its replications away from an appliance that does not answer."""
+        self._to_tell.update(self._book.silence(silent.appliance))
+        self._changed = True
+
+    @workflow.signal(name=names.REPLICATION_LEFT, description="Sent by replications that have ended.")
+    def replication_left(self, left: ReplicationLeft) -> None:
+        """Forget a replication."""
+        self._book.leave(left.replication)
+        self._changed = True
+
+    # --- what operators send ---
+
+    @workflow.update(
+        name="change_settings",
+        description='Change the site\'s settings; they hold at once. input: {"disks_per_host": 4, "blackout": "Monday;7:00;7h"}',
+    )
+    def change_settings(self, change: SettingsChange) -> str:
+        """Change settings."""
+        self._to_tell.update(self._book.change(self._changed_profile(change)), self._book.state.assigned)
+        self._windows_changed = self._changed = True
+        return f"The settings hold from now on, as revision {self._book.state.profile.revision}."
+
+    @change_settings.validator
+    def _change_settings_valid(self, change: SettingsChange) -> None:
+        self._changed_profile(change)
+
+    def _changed_profile(self, change: SettingsChange) -> SiteProfile:
+        try:
+            return changed_profile(self._book.state.profile, change)
+        except ValueError as error:
+            raise refusal(ErrorKind.BAD_INPUT, str(error)) from None
+
+    @workflow.update(
+        name="reassign",
+        description='Move a replication to another appliance. input: {"vm": "<instance uuid>", "appliance": "edge-2"}',
+    )
+    def reassign(self, request: ReassignInput) -> str:
+        """Move a replication."""
+        replication = self._replication_of(request)
+        self._book.reassign(replication, request.appliance)
+        self._to_tell.add(replication)
+        self._changed = True
+        return f"The replication goes through {request.appliance} from its next chunk on."
+
+    @reassign.validator
+    def _reassign_valid(self, request: ReassignInput) -> None:
+        self._replication_of(request)
+        profile = self._book.state.profile
+        known = [profile.appliance, *(one.name for one in profile.appliances)]
+        if request.appliance not in known:
+            raise refusal(ErrorKind.BAD_INPUT, f"The site has no such appliance. Its appliances are: {', '.join(known)}.")
+
+    def _replication_of(self, request: ReassignInput) -> str:
+        assigned = self._book.state.assigned
+        for candidate in (request.vm, names.replication_id(self._book.state.profile.site, request.vm)):
+            if candidate in assigned:
+                return candidate
+        raise refusal(
+            ErrorKind.BAD_INPUT,
+            "No replication of this site with slots so far is of that VM: write its instance UUID, or its replication's workflow id.",
+        )
+
+    @workflow.update(
+        name="force_release",
+        description='Take a holder\'s slots away. input: {"holder": "<workflow id>", "reason": "why"}',
+    )
+    def force_release(self, request: ForceRelease) -> str:
+        """Free a lease that nothing else frees."""
+        self._book.forget(request.holder)
+        self._changed = True
+        return "Its slots are free."
+
+    @force_release.validator
+    def _force_release_valid(self, request: ForceRelease) -> None:
+        holders = self._book.holders()
+        if request.holder not in holders:
+            raise refusal(
+                ErrorKind.BAD_INPUT,
+                f"That workflow neither holds slots nor waits for them. Those that do: {', '.join(holders[:20]) or 'none'}.",
+            )
 
     @workflow.query(description="Leases that are held and requests that wait.")
     def status(self) -> SlotsState:
         """Return the arbiter's state."""
-        return self._state
+        return self._book.state
 
-    async def _grant_what_fits(self) -> None:
-        profile = self._state.profile
-        waiting = {w.wanted.request_id: w for w in self._state.waiting}
-        chosen = grant(
-            tuple(_request(w) for w in self._state.waiting),
-            tuple(_lease(h) for h in self._state.leases),
-            _limits(profile),
-            workflow.now(),
+    @workflow.query(description="The site's settings of now.")
+    def settings(self) -> SiteProfile:
+        """Return the settings."""
+        return self._book.state.profile
+
+    # --- what it does ---
+
+    async def _learn(self) -> None:
+        """Ask everything that runs at this site what it holds: an arbiter that starts afresh must not grant it once more."""
+        found = await perform(
+            SiteWorkflows.list_holders,
+            SiteInput(self._book.state.profile.site),
+            queue=names.CONTROL_QUEUE,
+            limits=SETTLE,
+            summary="which replications run",
         )
-        grants = []
-        for request in chosen:
-            wanted = waiting[request.request_id].wanted
-            lease_id = f"{workflow.info().run_id[:8]}-{request.ticket}"
-            self._state.leases += (HeldLease(wanted, lease_id, workflow.now()),)
-            grants.append((wanted, SlotsGranted(wanted.request_id, lease_id, profile)))
-        granted = {request.request_id for request in chosen}
-        self._state.waiting = tuple(w for w in self._state.waiting if w.wanted.request_id not in granted)
-        await asyncio.gather(*(self._send(wanted, message) for wanted, message in grants))
-
-    async def _ask_holders(self) -> None:
-        """Send every grant again: a holder that does not run, or does not know of its lease any more, frees it."""
-        profile = self._state.profile
-        held = self._state.leases
-        await asyncio.gather(*(self._send(h.wanted, SlotsGranted(h.wanted.request_id, h.lease_id, profile)) for h in held))
-
-    async def _send(self, wanted: SlotsWanted, message: SlotsGranted) -> None:
-        """Send a grant; a holder that no longer runs has no use for it, and its lease is free again."""
+        asked = [holder for holder in found.holders if await self._signal(holder, names.ANNOUNCE_SLOTS)]
         try:
-            await workflow.get_external_workflow_handle(wanted.holder).signal(names.SLOTS_GRANTED, message)
-        except FailureError:
-            self._state.leases = tuple(h for h in self._state.leases if h.lease_id != message.lease_id)
+            await workflow.wait_condition(
+                lambda: self._announced.issuperset(asked),
+                timeout=_ANNOUNCE_WITHIN,
+                timeout_summary="waiting for what the replications hold",
+            )
+        except TimeoutError:
+            workflow.logger.warning("%d of %d replications said nothing", len(set(asked) - self._announced), len(asked))
+        self._book.state.learned = True
+
+    async def _wait(self) -> None:
+        """Wait until something changed, or until the next time that something has to be looked after."""
+        due, what = self._next_look()
+        timeout = max(due - workflow.now(), timedelta(milliseconds=1)) if due is not None else None
+        try:
+            await workflow.wait_condition(lambda: self._changed or self._is_upgraded(), timeout=timeout, timeout_summary=what)
+        except TimeoutError:
+            await self._look_after_holders()
+
+    def _next_look(self) -> tuple[datetime | None, str]:
+        state, now = self._book.state, workflow.now()
+        looks: list[tuple[datetime, str]] = []
+        if state.waiting and any(not held.holder_gone for held in state.leases):
+            looks.append((now + _ASK_HOLDERS_EVERY, "ask the holders of leases whether they still run"))
+        if state.silent or any(held.holder_gone for held in state.leases):
+            self._look_again_at = self._look_again_at or now + _LOOK_AGAIN
+            looks.append((self._look_again_at, "look after silent appliances and dead holders' snapshots"))
+        opening = self._book.next_opening(now)
+        if opening is not None:
+            looks.append((opening, "the end of the blackout window"))
+        if self._windows_changed:  # they could not be listed
+            looks.append((now + _LOOK_AGAIN, "list the blackout windows"))
+        elif state.profile.closed_known_until is not None:
+            looks.append((state.profile.closed_known_until - _KNOWN_AHEAD, "list the blackout windows anew"))
+        return min(looks, default=(None, ""))
+
+    async def _look_after_holders(self) -> None:
+        """Send every grant again, so that holders that run no more are found; see after what is silent or dead already."""
+        await asyncio.gather(*(self._send_grant(wanted, grant) for wanted, grant in self._book.grants_again()))
+        if self._look_again_at is not None and workflow.now() >= self._look_again_at:
+            self._look_again_at = None
+            await self._look_after_silent()
+            await self._look_after_dead()
+
+    async def _look_after_silent(self) -> None:
+        if not self._book.state.silent:
+            return
+        try:
+            live = await perform(
+                SiteWorkflows.live_appliances,
+                AppliancesInput(self._book.state.silent),
+                queue=names.CONTROL_QUEUE,
+                limits=ASK,
+                summary="do silent appliances answer again",
+            )
+        except FailureError as error:
+            workflow.logger.warning("it is not known which appliances answer: %s", failure_of(error).kind.value)
+            return
+        self._book.heard(live.appliances)
+
+    async def _look_after_dead(self) -> None:
+        """Free the snapshot slots of dead holders whose VM has no snapshot of ours any more."""
+        profile = self._book.state.profile
+        for holder in {held.wanted.holder for held in self._book.state.leases if held.holder_gone}:
+            instance_uuid = holder.removeprefix(names.replication_id(profile.site, "")).partition("/")[0]
+            try:
+                left = await perform(
+                    Snapshots.snapshots_left,
+                    SnapshotsLeftInput(profile, instance_uuid),
+                    queue=names.vsphere_queue(profile.site),
+                    limits=ASK,
+                    summary="is a dead holder's snapshot gone",
+                )
+            except FailureError as error:
+                workflow.logger.warning("a dead holder's snapshot was not looked for: %s", failure_of(error).kind.value)
+                continue
+            if left.count == 0:
+                self._book.forget(holder)
+
+    async def _look_after_windows(self) -> None:
+        """List the occurrences of blackout windows where they changed, or as far as they are known runs out."""
+        profile = self._book.state.profile
+        has_windows = bool(profile.blackout) or any(one.blackout for one in profile.appliances)
+        known_until = profile.closed_known_until
+        self._windows_changed |= has_windows and (known_until is None or known_until - workflow.now() <= _KNOWN_AHEAD)
+        if not self._windows_changed:
+            return
+        if not has_windows:
+            self._take_windows(profile.revision, (), None)
+            return
+        try:
+            answer = await perform(
+                Blackouts.list_blackouts,
+                BlackoutsInput(profile, workflow.now()),
+                queue=names.CONTROL_QUEUE,
+                limits=ASK,
+                summary="when the blackout windows are",
+            )
+        except FailureError as error:
+            workflow.logger.warning("the blackout windows were not listed: %s", failure_of(error).kind.value)
+            return
+        self._take_windows(profile.revision, answer.closed, answer.known_until)
+
+    def _take_windows(self, revision: int, closed: tuple[ClosedWindow, ...], known_until: datetime | None) -> None:
+        """Take the occurrences of windows over, unless the settings have changed since they were asked for."""
+        state = self._book.state
+        if state.profile.revision == revision:
+            self._windows_changed = False
+            state.profile = dataclasses.replace(state.profile, closed=closed, closed_known_until=known_until)
+            self._to_tell.update(state.assigned)
+
+    async def _tell_settings(self) -> None:
+        """Send the settings to the replications that do not know them yet."""
+        to_tell, self._to_tell = sorted(self._to_tell), set()
+        await asyncio.gather(*(self._signal(one, names.SETTINGS_CHANGED, self._book.settings_for(one)) for one in to_tell))
+
+    async def _decide(self) -> None:
+        """Assign, grant, and ask for slots back; until nothing more follows from it."""
+        delayed = self._book.assign_waiting()
+        await asyncio.gather(*(self._delay(wanted, message.sentence, message) for wanted, message in delayed))
+        grants = self._book.grant(workflow.now(), workflow.info().run_id)
+        await asyncio.gather(*(self._send_grant(wanted, message) for wanted, message in grants))
+        asked = self._book.ask_back(workflow.now())
+        await asyncio.gather(
+            *(self._signal(wanted.holder, names.SLOTS_ASKED_BACK, SlotsAskedBack(wanted.request_id)) for wanted in asked)
+        )
+
+    async def _delay(self, wanted: SlotsWanted, sentence: str, message: Any) -> None:
+        """Tell a holder, once, why it cannot be taken up yet."""
+        if self._told.get(wanted.request_id) != sentence:
+            self._told[wanted.request_id] = sentence
+            await self._signal(wanted.holder, names.SLOTS_DELAYED, message)
+
+    async def _send_grant(self, wanted: SlotsWanted, message: Any) -> None:
+        """Send a grant; a holder that no longer runs has no use for it."""
+        if not await self._signal(wanted.holder, names.SLOTS_GRANTED, message):
+            self._book.holder_gone(wanted.holder)
             self._changed = True
+
+    async def _signal(self, workflow_id: str, signal: str, *message: Any) -> bool:
+        """Send a signal; return whether its receiver runs."""
+        try:
+            await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=list(message))
+        except FailureError:
+            return False
+        return True
 
     def _should_roll_over(self) -> bool:
         info = workflow.info()
-        return info.is_continue_as_new_suggested() or info.is_target_worker_deployment_version_changed()
+        too_long = info.get_current_history_length() > _LONGEST_HISTORY or info.is_continue_as_new_suggested()
+        return too_long or self._is_upgraded()
+
+    def _is_upgraded(self) -> bool:
+        return workflow.info().is_target_worker_deployment_version_changed()
 
     def _present(self) -> None:
-        lines = [
-            f"**Site {self._state.profile.site}**",
-            "",
-            f"{len(self._state.leases)} leases held, {len(self._state.waiting)} waiting",
-            "",
-        ]
-        lines += [f"- holds {h.wanted.disks} disks: {h.wanted.holder} ({h.wanted.kind})" for h in self._state.leases]
-        lines += [f"- waits for {w.wanted.disks} disks: {w.wanted.holder} ({w.wanted.kind})" for w in self._state.waiting]
-        workflow.set_current_details("\n".join(lines))
-
-
-def _limits(profile: SiteProfile) -> SlotLimits:
-    return SlotLimits(
-        disks_per_appliance=profile.disks_per_appliance,
-        disks_per_host=profile.disks_per_host,
-        snapshots_per_datastore=profile.snapshots_per_datastore,
-    )
-
-
-def _request(waiting: WaitingRequest) -> SlotRequest:
-    wanted = waiting.wanted
-    return SlotRequest(
-        holder=wanted.holder,
-        request_id=wanted.request_id,
-        priority=_PRIORITIES[wanted.kind],
-        appliance=wanted.appliance,
-        host=wanted.placement.host,
-        disks=wanted.disks,
-        datastores=wanted.placement.datastores,
-        ticket=waiting.ticket,
-        requested_at=waiting.requested_at,
-    )
-
-
-def _lease(held: HeldLease) -> Lease:
-    wanted = held.wanted
-    return Lease(
-        lease_id=held.lease_id,
-        holder=wanted.holder,
-        request_id=wanted.request_id,
-        priority=_PRIORITIES[wanted.kind],
-        appliance=wanted.appliance,
-        host=wanted.placement.host,
-        disks=wanted.disks,
-        datastores=wanted.placement.datastores,
-    )
+        workflow.set_current_details(site_details(self._book.state, workflow.now()))

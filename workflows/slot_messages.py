@@ -17,6 +17,13 @@ class SlotsWanted:
     appliance: str
     disks: int
     placement: Placement = field(default_factory=Placement)
+    replication: str = ""
+    """Workflow id of the replication that the holder is, or works for."""
+    turn: int = 0
+    """How often its transfer has given way at a chunk's end, keeping its snapshots: from 1 on it asks for transfer slots
+    alone. A grant of an earlier turn does not count."""
+    whatever_window: bool = False
+    """It starts inside a blackout window too: a migration that was accepted before waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +33,7 @@ class SlotsGranted:
     request_id: str
     lease_id: str
     profile: SiteProfile
+    turn: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +42,52 @@ class SlotsReleased:
 
     holder: str
     request_id: str
+    short_of_space: tuple[str, ...] = ()
+    """Datastores that were found below their threshold."""
 
 
-@dataclass(slots=True)
-class SlotsState:
-    """The arbiter's state over continue-as-new."""
+@dataclass(frozen=True, slots=True)
+class SlotsAskedBack:
+    """The arbiter asks a holder to give way at its chunk's end."""
 
-    profile: SiteProfile
-    waiting: tuple["WaitingRequest", ...] = ()
-    leases: tuple["HeldLease", ...] = ()
-    tickets: int = 0
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsAnnounced:
+    """What a holder has and waits for, for an arbiter that starts afresh."""
+
+    holder: str
+    replication: str
+    appliance: str
+    wanted: SlotsWanted | None = None
+    """What it has or waits for; None: nothing."""
+    lease_id: str = ""
+    """Empty while it waits for its first grant."""
+    waits: bool = False
+    """It waits for `wanted`; with a lease, for that one's transfer slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsDelayed:
+    """The arbiter cannot take a replication up yet, and says why."""
+
+    request_id: str
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
+class ApplianceSilent:
+    """A holder says that nobody on an appliance's queue took up its transfer in time."""
+
+    appliance: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationLeft:
+    """A replication has ended: it no longer counts."""
+
+    replication: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +106,27 @@ class HeldLease:
     wanted: SlotsWanted
     lease_id: str
     granted_at: datetime
+    gave_way: bool = False
+    """Its transfer slots were given back at a chunk's end; its snapshots are still held."""
+    asked_back: bool = False
+    """The holder was asked to give way."""
+    holder_gone: bool = False
+    """The holder does not run any more: its snapshots count until they are known to be gone."""
+
+
+@dataclass(slots=True)
+class SlotsState:
+    """The arbiter's state over continue-as-new."""
+
+    profile: SiteProfile
+    waiting: tuple[WaitingRequest, ...] = ()
+    leases: tuple[HeldLease, ...] = ()
+    tickets: int = 0
+    learned: bool = False
+    """Who holds what is known: only then is anything granted."""
+    assigned: dict[str, str] = field(default_factory=dict)
+    """Replication to appliance."""
+    silent: tuple[str, ...] = ()
+    """Appliances on whose queue nobody answers."""
+    short_of_space: tuple[str, ...] = ()
+    """Datastores that were last found below their threshold."""

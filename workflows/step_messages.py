@@ -39,6 +39,10 @@ class BeginCycleInput:
     """Which turn it is: after `ceil(1 / sample_share)` consecutive numbers every part of a disk was sampled."""
     since: datetime | None = None
     """When the last committed snapshot was taken: how the source stopped since then decides whether tracking is trusted."""
+    expected_growth: tuple[tuple[int, int], ...] = ()
+    """(disk key, bytes) that the snapshot is expected to grow by while it is held; nothing where nothing is known."""
+    granted: Placement | None = None
+    """Where the VM was when slots were granted: if it is elsewhere now, no snapshot is taken. None: wherever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +66,8 @@ class BegunCycle:
     sampled_bytes: int = 0
     without_snapshot: bool = False
     """The change ids are those of the source's disks as they are: no base for a later cycle."""
+    moved: bool = False
+    """The VM is not where slots were granted for, but at `placement`; nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,10 @@ class BeginResyncInput:
     """`copied_up_to_bytes` is up to where a disk was compared already, under the snapshot that `change_id` is of."""
     dirty: tuple[tuple[int, PlanRef], ...]
     """(disk key, plan) of what earlier passes found different: it is sent whatever changed since."""
+    expected_growth: tuple[tuple[int, int], ...] = ()
+    """(disk key, bytes) that the snapshot is expected to grow by while it is held; nothing where nothing is known."""
+    granted: Placement | None = None
+    """Where the VM was when slots were granted: if it is elsewhere now, no snapshot is taken. None: wherever it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +116,8 @@ class BegunResync:
     powered_on: bool
     disks: tuple[SurveyedDisk, ...]
     placement: Placement = field(default_factory=Placement)
+    moved: bool = False
+    """The VM is not where slots were granted for, but at `placement`; nothing was done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,6 +226,8 @@ class TransferInput:
     cycle_key: str
     snapshot: str
     disks: tuple[ChunkDisk, ...]
+    kind: CycleKind = CycleKind.DELTA
+    """Of a throttled line a pre-failover cycle gets a larger share."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError
+from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType
 
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.replication import CycleKind
@@ -105,12 +105,19 @@ def failure_of(error: BaseException) -> FailureView:
         except ValueError:
             return FailureView(ErrorKind.INTERNAL, f"{cause.type}: {cause.message}")
         number = cause.details[0] if cause.details and isinstance(cause.details[0], int) else None
-        return FailureView(kind, cause.message, number)
+        names = cause.details[1] if len(cause.details) > 1 and isinstance(cause.details[1], list) else ()
+        return FailureView(kind, cause.message, number, tuple(name for name in names if isinstance(name, str)))
     if isinstance(cause, TimeoutError):
         where = f" on {error.activity_type}" if isinstance(error, ActivityError) else ""
         reason = cause.type.name.lower().replace("_", " ") if cause.type is not None else "time"
         return FailureView(ErrorKind.INTERRUPTED, f"No worker finished the step in time ({reason} limit{where}).")
     return FailureView(ErrorKind.INTERNAL, f"{type(cause).__name__}: {cause}")
+
+
+def was_not_taken_up(error: BaseException) -> bool:
+    """Return whether a step failed because no worker took it off its queue in time."""
+    cause = error.cause if isinstance(error, ActivityError) else None
+    return isinstance(cause, TimeoutError) and cause.type is TimeoutType.SCHEDULE_TO_START
 
 
 def health_error(failure: FailureView, at: datetime, *, retried: bool) -> HealthError:

@@ -4,8 +4,10 @@ Source of the limits: vSphere snapshot names have at most 80 characters; blob co
 """
 
 import re
+from collections.abc import Mapping
 
-from deltaferry.model.replication import ReplicationRef
+from deltaferry.model.audit import Owner
+from deltaferry.model.replication import ReplicationRef, Store
 
 CLAIM_KEY = "deltaferry.claim"
 """The extraConfig key that holds a VM's claim."""
@@ -26,10 +28,25 @@ def snapshot_name(replication: ReplicationRef, cycle_key: str) -> str:
     return snapshot_prefix(replication) + cycle_key
 
 
+def is_of_installation(name: str, installation: str) -> bool:
+    """Return whether a vSphere snapshot's name says that an installation of ours took it."""
+    match = _SNAPSHOT.fullmatch(name)
+    return match is not None and match["installation"] == installation
+
+
 def cycle_of_snapshot(name: str) -> str | None:
     """Return the cycle key in one of our snapshot names, or None if the snapshot is not ours."""
     match = _SNAPSHOT.fullmatch(name)
     return match["cycle"] if match else None
+
+
+_OWNED_SNAPSHOT = re.compile(r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/.+")
+
+
+def owner_of_snapshot(name: str) -> Owner | None:
+    """Return whose a snapshot of Deltaferry's is, of a cycle or of switching change tracking; None for anybody else's."""
+    match = _OWNED_SNAPSHOT.fullmatch(name)
+    return Owner(match["installation"], match["replication"]) if match else None
 
 
 def log_container(replication: ReplicationRef) -> str:
@@ -49,6 +66,41 @@ GATEWAY_CONTAINER_PREFIX = "df-gw-"
 def seed_container(replication: ReplicationRef) -> str:
     """Return the container of a replication's seed disks."""
     return f"df-seed-{replication.replication_id}"
+
+
+CONTAINER_PREFIX = "df-"
+"""How the names of all containers begin that Deltaferry makes."""
+
+_REPLICATION_CONTAINER = re.compile(r"df-(?P<kind>log|gw|seed)-(?P<replication>[0-9a-f]{16})")
+_STORES = {"log": Store.LOG, "gw": Store.GATEWAY, "seed": Store.SEED}
+
+
+def store_of_container(name: str) -> tuple[Store, str] | None:
+    """Return what a replication's container is for, and the replication's id; None for another container."""
+    match = _REPLICATION_CONTAINER.fullmatch(name)
+    return (_STORES[match["kind"]], match["replication"]) if match else None
+
+
+def container_metadata(replication: ReplicationRef) -> dict[str, str]:
+    """Return the metadata by which a replication's container says whose it is: its name has room for the id only."""
+    return {
+        "deltaferry_installation": replication.installation,
+        "deltaferry_site": replication.site,
+        "deltaferry_vm": replication.instance_uuid,
+    }
+
+
+def owner_in_metadata(metadata: Mapping[str, str], replication_id: str) -> Owner | None:
+    """Return whose a replication's container is; None for one that was made before containers said so."""
+    installation = metadata.get("deltaferry_installation")
+    if not installation:
+        return None
+    return Owner(installation, replication_id, metadata.get("deltaferry_site", ""), metadata.get("deltaferry_vm", ""))
+
+
+INSTALLATION_TAG = "deltaferry-installation"
+REPLICATION_TAG = "deltaferry-replication"
+"""The tags of everything that Deltaferry makes through Azure Resource Manager."""
 
 
 def seed_name(disk_key: int) -> str:
@@ -146,3 +198,69 @@ WRAPPED_KEY = "data-key"
 def history_name(run_id: str) -> str:
     """Return the name of an archived workflow history."""
     return f"histories/{run_id}.json"
+
+
+POINTS_PREFIX = "points/"
+"""How the names of the records of all recovery points begin, in the gateway container. A point without its record does not exist."""
+
+CONDEMNED_PREFIX = "points-condemned/"
+"""How the names of the records begin of points whose snapshots are being deleted."""
+
+PINS_PREFIX = "points-pinned/"
+"""How the names of all pins begin."""
+
+POINT_LIST = "point-list"
+"""The gateway container's object with the last listing of all recovery points."""
+
+
+def point_name(cycle_key: str) -> str:
+    """Return the name of the record of the recovery point that a cycle committed."""
+    return f"{POINTS_PREFIX}{cycle_key}"
+
+
+def condemned_name(cycle_key: str) -> str:
+    """Return the name of a recovery point's record while its snapshots are being deleted."""
+    return f"{CONDEMNED_PREFIX}{cycle_key}"
+
+
+def pin_prefix(cycle_key: str) -> str:
+    """Return how the names of a recovery point's pins begin."""
+    return f"{PINS_PREFIX}{cycle_key}/"
+
+
+def pin_name(cycle_key: str, holder: str) -> str:
+    """Return the name of a holder's pin on a recovery point; `holder` is a workflow id."""
+    return f"{pin_prefix(cycle_key)}{holder}"
+
+
+COPIES_PREFIX = "copies/"
+"""How the names of all copies of recovery points begin, in the seed container."""
+
+
+def copies_prefix(job: str) -> str:
+    """Return how the names of the copies begin that a test migration or failover made; `job` is unique in the replication."""
+    return f"{COPIES_PREFIX}{job}/"
+
+
+def copy_name(job: str, cycle_key: str, disk_key: int) -> str:
+    """Return the name of a job's copy of a recovery point's disk: another point is another blob."""
+    return f"{copies_prefix(job)}{cycle_key}/{seed_name(disk_key)}"
+
+
+SITES_CONTAINER = "df-sites"
+"""The gateway container of what is kept of whole sites: no replication's, so it outlives them all."""
+
+
+def inventory_name(installation: str, site: str) -> str:
+    """Return the name of a site's last inventory in its container."""
+    return f"{installation}/{site}/inventory"
+
+
+def audits_prefix(installation: str, site: str) -> str:
+    """Return how the names of all objects of a site's audits begin in `SITES_CONTAINER`."""
+    return f"{installation}/{site}/audits/"
+
+
+def audit_name(installation: str, site: str, audit_key: str, part: str) -> str:
+    """Return the name of what one step of an audit has stored. Audit keys begin with the time: their order is that of time."""
+    return f"{audits_prefix(installation, site)}{audit_key}/{part}"

@@ -7,6 +7,7 @@ decides; then the replication state does.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from deltaferry.model.states import MigrationState, Operation, ReplicationState
 
@@ -25,6 +26,8 @@ class Situation:
     """The source VM's power state, as last read, is off."""
     waits_for_retry: bool = False
     """Something failed, other than a migration, that is not tried again by itself: a health error waits for an operator."""
+    closed_until: datetime | None = None
+    """When the blackout window ends that is open now and not overridden; None if cycles may start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +254,8 @@ def judge(operation: Operation, situation: Situation) -> Verdict:
         return _retry(situation)
     if operation is _O.COMPLETE:
         return _NOT_MIGRATED
-    if operation is _O.MIGRATE and replication is _R.REPAIR_PENDING and _stands_still(situation):
-        return _GO_ON
+    if operation is _O.MIGRATE:
+        return _migrate(replication, situation)
     return _BY_REPLICATION[replication][operation]
 
 
@@ -265,6 +268,20 @@ def _stands_still(situation: Situation) -> bool:
     """Return whether a migration failed behind the source's shut-down, and the source is still off."""
     failed = situation.migration is _M.MIGRATION_FAILED
     return failed and situation.source_shut_down_by_us and situation.source_is_off
+
+
+def _migrate(replication: ReplicationState, situation: Situation) -> Verdict:
+    """Judge a migration; one that could not run its cycles, since a blackout window is open, is refused before anything is done."""
+    verdict = _BY_REPLICATION[replication][_O.MIGRATE]
+    if replication is _R.REPAIR_PENDING and _stands_still(situation):
+        verdict = _GO_ON
+    until = situation.closed_until
+    if until is None or not verdict.accepted:
+        return verdict
+    return _no(
+        f"A blackout window is open until {until:%Y-%m-%d %H:%M} UTC, and no cycle may start in it: send migrate_now after its end, "
+        'or with {"override_blackout": true} to migrate now.'
+    )
 
 
 def _rollback(situation: Situation) -> Verdict:

@@ -88,7 +88,7 @@ class Running:
         """Wait until so many cycles have committed, and the last of them has ended."""
 
         def done(view: StatusView) -> bool:
-            ended = view.activity.startswith(("idle", "paused", "Repair"))
+            ended = view.activity.startswith(("idle", "paused", "Repair", "a blackout window"))
             return view.cycles_committed > cycles or (view.cycles_committed == cycles and ended)
 
         return await self.until(done, f"{cycles} committed cycles")
@@ -160,6 +160,7 @@ class Bench:
     client: Client
     site: str
     world: World
+    stand_ins: StandIns
     started: list[str] = field(default_factory=list)
 
     def profile(
@@ -330,10 +331,17 @@ async def shared_workers(client: Client, stand_ins: StandIns) -> AsyncIterator[N
 
 
 @asynccontextmanager
+async def appliance_worker(bench: Bench, appliance: str) -> AsyncIterator[None]:
+    """Run the worker of one more appliance."""
+    async with _worker(bench.client, bench.stand_ins, names.transfer_queue(appliance), workflows=False):
+        yield
+
+
+@asynccontextmanager
 async def site_bench(client: Client, stand_ins: StandIns, site: str) -> AsyncIterator[Bench]:
     """Run a site: its world, and a worker on its own queue."""
     world = stand_ins.worlds[site] = World(new_profile(site))
-    bench = Bench(client, site, world)
+    bench = Bench(client, site, world, stand_ins)
     async with _worker(client, stand_ins, names.vsphere_queue(site), workflows=False):
         try:
             yield bench

@@ -16,21 +16,29 @@ from typing import Any, TypeVar
 from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
+from activities.blackouts import Blackouts
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE
 from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.site_messages import (
+    AppliancesInput,
+    BlackoutsAnswer,
+    BlackoutsInput,
     CheckedSource,
     CheckedTarget,
     CheckSourceInput,
     CheckTargetInput,
     FindingView,
+    LiveAppliances,
     OffHoursAnswer,
     OffHoursInput,
     Placement,
+    SiteHolders,
     SiteInput,
     SiteProfile,
+    SnapshotsLeft,
+    SnapshotsLeftInput,
 )
 from workflows.step_messages import (
     AppliedChunk,
@@ -140,6 +148,7 @@ class Failure:
     message: str
     number: int | None
     skip: int
+    datastores: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -167,6 +176,14 @@ class World:
     """Lengthens the names of what checks store, so that a history grows quickly."""
     off_hours: timedelta | None = None
     """How long after the instant asked for the off-hours window starts; None: the site has none, and resyncs wait for repair."""
+    holders: tuple[str, ...] = ()
+    """Workflows that run when an arbiter starts afresh."""
+    live_appliances: tuple[str, ...] = ()
+    """Appliances that answer again when asked."""
+    snapshots_left: int = 0
+    """On the VM of a holder that does not run any more."""
+    elsewhere: Placement | None = None
+    """Where the VMs have been moved to."""
     powered_on: bool = True
     without_snapshot: bool = False
     """Final cycles of a source that is off get no snapshot, and read without one."""
@@ -199,9 +216,15 @@ class World:
         skip: int = 0,
         number: int | None = None,
         message: str = "scripted by the test",
+        datastores: tuple[str, ...] = (),
     ) -> None:
-        """Fail the next calls of an activity, for good each: as if its own retries were used up. `skip` calls pass first."""
-        self._failures[step].extend(Failure(kind, message, number, skip if index == 0 else 0) for index in range(times))
+        """Fail the next calls of an activity, for good each: as if its own retries were used up. `skip` calls pass first.
+
+        `datastores` are those that a full datastore's error names.
+        """
+        self._failures[step].extend(
+            Failure(kind, message, number, skip if index == 0 else 0, datastores) for index in range(times)
+        )
 
     def hold(self, step: str, vm: str | None = None, *, deaf: bool = False, skip: int = 0) -> Hold:
         """Hold the calls of an activity (of one VM, if given) from now on until released; a deaf one hears no cancellation.
@@ -248,7 +271,7 @@ class World:
         failures = self._failures[step]
         if failures and failures[0].skip == 0:
             failure = failures.popleft()
-            raise _error(failure.kind, failure.message, failure.number)
+            raise _error(failure.kind, failure.message, failure.number, failure.datastores)
         if failures:
             failures[0].skip -= 1
         if step in self.delays and activity.info().attempt == 1:
@@ -285,8 +308,9 @@ class World:
         self.seed_number[key] = number
 
 
-def _error(kind: ErrorKind, message: str, number: int | None) -> ApplicationError:
-    return ApplicationError(message, number, type=kind.value, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
+def _error(kind: ErrorKind, message: str, number: int | None, datastores: tuple[str, ...] = ()) -> ApplicationError:
+    details = (number, list(datastores)) if datastores else (number,)
+    return ApplicationError(message, *details, type=kind.value, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
 
 
 def new_profile(
@@ -396,6 +420,28 @@ class StandIns:
         return OffHoursAnswer(start, end, world.off_hours == timedelta(0))
 
     @activity.defn
+    async def list_holders(self, request: SiteInput) -> SiteHolders:
+        world = self._site(request.site)
+        await world.enter("list_holders", "", request)
+        return SiteHolders(world.holders)
+
+    @activity.defn
+    async def list_blackouts(self, request: BlackoutsInput) -> BlackoutsAnswer:
+        """Answer as the real one does: it knows nothing but a clock's rules."""
+        return Blackouts().list_blackouts(request)
+
+    @activity.defn
+    async def live_appliances(self, request: AppliancesInput) -> LiveAppliances:
+        live = {name for world in self.worlds.values() for name in world.live_appliances}
+        return LiveAppliances(tuple(name for name in request.appliances if name in live))
+
+    @activity.defn
+    async def snapshots_left(self, request: SnapshotsLeftInput) -> SnapshotsLeft:
+        world = self._site(request.profile.site)
+        await world.enter("snapshots_left", "", request)
+        return SnapshotsLeft(world.snapshots_left)
+
+    @activity.defn
     async def read_commit_records(self, profile: SiteProfile) -> CommitRecords:
         world = self._site(profile.site)
         await world.enter("read_commit_records", "", profile)
@@ -416,6 +462,8 @@ class StandIns:
     @activity.defn
     async def begin_cycle(self, request: BeginCycleInput) -> BegunCycle:
         world = await self._on("begin_cycle", request.replication, request)
+        if world.elsewhere is not None and request.granted not in (None, world.elsewhere):
+            return BegunCycle("", datetime.now(UTC), world.powered_on, (), world.elsewhere, moved=True)
         without = world.without_snapshot and request.kind is CycleKind.FINAL and not world.powered_on
         snapshot, epoch = ("", 999) if without else world.take_snapshot(request.replication.vm_name)
         segments = world.segments.get(request.kind, 1)
@@ -429,7 +477,8 @@ class StandIns:
         )
         if request.kind is CycleKind.RESYNC:
             world.will_mend(request.cycle_key)
-        return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, _PLACEMENT, without_snapshot=without)
+        place = world.elsewhere or _PLACEMENT
+        return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, place, without_snapshot=without)
 
     @activity.defn
     async def begin_resync(self, request: BeginResyncInput) -> BegunResync:
@@ -461,6 +510,10 @@ class StandIns:
     @activity.defn
     async def reset_tracking(self, request: OnReplication) -> None:
         await self._on("reset_tracking", request.replication, request)
+
+    @activity.defn
+    async def look_for_room(self, request: OnReplication) -> None:
+        await self._on("look_for_room", request.replication, request)
 
     @activity.defn
     async def release_snapshot(self, request: OnReplication) -> None:

@@ -51,6 +51,8 @@ async def test_enabling_replicates_under_the_id_that_services_compute(bench: Ben
         ("EnableReplication", ("web-01",), "it must be a JSON object"),
         ("AdoptReplications", _NOTHING, "needs an input"),
         ("AdoptReplications", ({"sites": "lab"},), "there is no field 'sites'"),
+        ("SiteInventory", _NOTHING, 'needs an input. Write for example {"site": "lon1"}'),
+        ("SiteInventory", ({"sight": "lab"},), "there is no field 'sight' (the fields are site)"),
         ("ReplicateVm", _NOTHING, "Start EnableReplication"),
         ("ReplicateVm", ({"vm": "web-01", "site": "lab"},), "Start EnableReplication"),
         ("InitialReplication", _NOTHING, "Start EnableReplication"),

@@ -16,6 +16,7 @@ from temporalio.testing import WorkflowEnvironment
 from temporalio.worker import Worker
 from typer.testing import CliRunner, Result
 
+from activities.site_workflows import SiteWorkflows
 from console import client as replicating
 from console.main import app
 from lab.tools import temporal_executable
@@ -89,6 +90,8 @@ async def running(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Run
             for name in vars(StandIns)
             if hasattr(getattr(StandIns, name), "__temporal_activity_definition")
         ]
+        of_site = SiteWorkflows(client)
+        steps += [of_site.list_holders, of_site.live_appliances]
         queues = [names.apply_queue(TARGET), names.azure_queue(TARGET)]
         for site in SITES:
             queues += [names.vsphere_queue(site), names.transfer_queue(f"appliance-{site}")]

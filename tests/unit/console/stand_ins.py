@@ -7,11 +7,14 @@ from datetime import UTC, datetime, timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
+from activities.blackouts import Blackouts
 from activities.progress import StepProgress
 from deltaferry.model.replication import ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE, MIB
 from workflows.replication_state import ReplicateVmInput
 from workflows.site_messages import (
+    BlackoutsAnswer,
+    BlackoutsInput,
     CheckedSource,
     CheckedTarget,
     CheckSourceInput,
@@ -103,6 +106,10 @@ class StandIns:
         """VMs whose first disk has one granule that the seed has not, until a resync."""
         self.off_hours = False
         """Whether resyncs begin by themselves."""
+
+    @activity.defn(name="list_blackouts")
+    async def list_blackouts(self, request: BlackoutsInput) -> BlackoutsAnswer:
+        return Blackouts().list_blackouts(request)
 
     @activity.defn(name="describe_site")
     async def describe_site(self, request: SiteInput) -> SiteProfile:

@@ -13,8 +13,8 @@ from console.main import app
 
 ROOT = Path(__file__).parents[3]
 COMMANDS = (
-    "enable", "list", "status", "watch", "pause", "resume", "migrate", "retry", "repair", "resync", "verify", "rollback",
-    "stop", "complete", "target", "adopt", "worker", "lab", "demo", "replay",
+    "enable", "discover", "list", "status", "watch", "pause", "resume", "migrate", "retry", "repair", "resync", "verify", "rollback",
+    "stop", "complete", "target", "adopt", "worker", "lab", "demo", "replay", "simulate",
 )  # fmt: skip
 CONFIG = '[installation]\nid = "tests"\n[temporal]\naddress = "127.0.0.1:{port}"\n'
 
@@ -53,6 +53,10 @@ def test_the_help_lists_every_command_and_the_exit_codes() -> None:
     [
         ("no-such-command",),
         ("enable", "web-01"),
+        ("enable", "--site", "lon1"),
+        ("enable", "web-01", "--site", "lon1", "--where", "cbt"),
+        ("enable", "--site", "lon1", "--where", "cbt", "--wait"),
+        ("discover",),
         ("status",),
         ("migrate", "web-01", "--shutdown-timeout", "soon"),
         ("worker", "captain"),
