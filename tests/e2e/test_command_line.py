@@ -174,6 +174,7 @@ async def test_a_worker_with_a_wrong_password_has_enable_fail_with_the_reason(la
     assert password not in answer.out + answer.err
 
 
+@pytest.mark.chaos
 async def test_a_migration_that_fails_ends_with_one_and_the_remedy(vm: Replicated) -> None:
     await vm.enable_and_sync()
     vm.world.arm_control.set_quota(cores=0)

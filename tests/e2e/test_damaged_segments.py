@@ -293,12 +293,12 @@ _DAMAGED, _OTHER, _MISSING = ErrorKind.SEGMENT_DAMAGED, ErrorKind.MANIFEST_MISMA
     ("tamper", "kind"),
     [
         pytest.param(flip_a_bit, _OTHER, id="flipped-bit"),
-        pytest.param(truncate, _OTHER, id="truncated"),
+        pytest.param(truncate, _OTHER, id="truncated", marks=pytest.mark.chaos),
         pytest.param(lose, _MISSING, id="missing"),
-        pytest.param(exchange, _OTHER, id="exchanged"),
-        pytest.param(listed(flip_a_bit), _DAMAGED, id="flipped-bit-listed"),
-        pytest.param(listed(truncate), _DAMAGED, id="truncated-listed"),
-        pytest.param(listed(exchange), _DAMAGED, id="exchanged-listed"),
+        pytest.param(exchange, _OTHER, id="exchanged", marks=pytest.mark.chaos),
+        pytest.param(listed(flip_a_bit), _DAMAGED, id="flipped-bit-listed", marks=pytest.mark.chaos),
+        pytest.param(listed(truncate), _DAMAGED, id="truncated-listed", marks=pytest.mark.chaos),
+        pytest.param(listed(exchange), _DAMAGED, id="exchanged-listed", marks=pytest.mark.chaos),
         pytest.param(listed(lend_another_disks_segment), _DAMAGED, id="of-another-disk-listed"),
     ],
 )
@@ -310,7 +310,13 @@ async def test_a_damaged_segment_fails_the_cycle_and_the_next_one_repairs_it(
     await assert_repaired_by_the_next(vm)
 
 
-@pytest.mark.parametrize(("disguise", "kind"), [(unlisted, _OTHER), (listed, _DAMAGED)], ids=["older", "older-listed"])
+@pytest.mark.parametrize(
+    ("disguise", "kind"),
+    [
+        pytest.param(unlisted, _OTHER, id="older", marks=pytest.mark.chaos),
+        pytest.param(listed, _DAMAGED, id="older-listed"),
+    ],
+)
 async def test_a_segment_of_an_earlier_cycle_fails_the_cycle_and_the_next_one_repairs_it(
     vm: Replicated, disguise: Callable[[Tamper], Tamper], kind: ErrorKind
 ) -> None:

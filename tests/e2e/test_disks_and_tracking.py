@@ -20,7 +20,7 @@ from deltaferry.model.vm import Claim
 from lab.configuration import INSTALLATION
 from lab.nbd_guest import GuestDisk
 from lab.settings import DATASTORES, ESXI_HOSTS, NETWORKS, SITE
-from lab.vcenter.control import VmState
+from lab.vcenter.control_views import VmState
 from lab.vcenter.faults import FaultName, FaultRequest
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.vcenter.tracking import PAGE_LIMIT, StarAnswer
@@ -127,6 +127,7 @@ async def all_committed(vm: Replicated) -> bool:
 # --- sizes ---
 
 
+@pytest.mark.chaos
 async def test_disks_of_odd_sizes_are_replicated_to_their_last_sector(make: Make) -> None:
     vm = make("odd-sizes", (3 * MIB + 37 * SECTOR, GRANULE + SECTOR, MIB - SECTOR))
     await vm.enable_and_sync()
@@ -185,6 +186,7 @@ def short_pages(vm: Replicated, areas: int, cover_bytes: int) -> Iterator[None]:
         control.set_tracking(vm.source.moref)
 
 
+@pytest.mark.chaos
 async def test_an_empty_page_is_not_the_last_one(vm: Replicated) -> None:
     await paused(vm)
     with short_pages(vm, areas=2, cover_bytes=MIB // 2):
@@ -399,6 +401,7 @@ async def pending_release(vm: Replicated) -> Any:
     return next((step for step in steps if step.activity_type.name == "release_snapshot"), None)
 
 
+@pytest.mark.chaos
 async def test_no_snapshot_is_taken_until_the_disks_are_consolidated(vm: Replicated) -> None:
     control, moref = vm.world.vcenter_control, vm.source.moref
     control.lock_consolidation(moref, locked=True)

@@ -182,6 +182,7 @@ async def test_a_target_worker_that_wakes_after_its_successor_writes_nothing(lab
     await assert_in_order(vm)
 
 
+@pytest.mark.chaos
 async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab: Lab, vm: Replicated) -> None:
     """Its data process is stopped with segments in memory that it shall send again, and sends them when it wakes."""
     await vm.enable_and_sync()

@@ -29,6 +29,7 @@ from workflows import names
 # --- idle ---
 
 
+@pytest.mark.chaos
 async def test_idle_terminate(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)
@@ -52,6 +53,7 @@ async def test_idle_cancel(vm: Replicated) -> None:
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_idle_reset(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)
@@ -63,6 +65,7 @@ async def test_idle_reset(vm: Replicated) -> None:
 # --- initial replication ---
 
 
+@pytest.mark.chaos
 async def test_initial_replication_terminate(vm: Replicated) -> None:
     await enable_and_hold(vm)
     await terminate(vm)
@@ -84,6 +87,7 @@ async def test_initial_replication_that_ends_while_its_replication_is_terminated
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_initial_replication_cancel(vm: Replicated) -> None:
     await enable_and_hold(vm)
     await cancel(vm)
@@ -104,6 +108,7 @@ async def test_initial_replication_reset(vm: Replicated) -> None:
 # --- delta ---
 
 
+@pytest.mark.chaos
 async def test_delta_terminate(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await hold_a_delta(vm)
@@ -115,6 +120,7 @@ async def test_delta_terminate(vm: Replicated) -> None:
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_delta_cancel(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await hold_a_delta(vm)
@@ -192,6 +198,7 @@ async def test_migration_that_ends_while_its_replication_is_terminated_keeps_its
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_migration_cancel(vm: Replicated) -> None:
     await _hold_an_on_demand_delta(vm)
     await cancel(vm)
@@ -206,6 +213,7 @@ async def test_migration_cancel(vm: Replicated) -> None:
     vm.assert_target_identical(status)
 
 
+@pytest.mark.chaos
 async def test_migration_reset(vm: Replicated) -> None:
     await _hold_an_on_demand_delta(vm)
     await reset(vm)
@@ -229,6 +237,7 @@ async def test_migration_reset_to_the_first_task_takes_the_running_migration_up(
 # --- stop ---
 
 
+@pytest.mark.chaos
 async def test_stop_terminate(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)

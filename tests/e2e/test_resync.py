@@ -47,6 +47,7 @@ async def resynchronised(vm: Replicated, times: int = 1) -> StatusView:
     )
 
 
+@pytest.mark.chaos
 async def test_a_resync_that_an_operator_asks_for_finds_a_flipped_byte_and_sends_only_its_granule(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)
