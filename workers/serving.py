@@ -6,7 +6,7 @@ import os
 import signal
 import socket
 import zoneinfo
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -23,21 +23,31 @@ from temporalio.worker import Worker, WorkerDeploymentConfig
 
 from activities.apply import Apply
 from activities.archive import Archive
+from activities.audit import AuditSource, AuditTarget
+from activities.audit_repairs import AuditSourceRepairs, AuditTargetRepairs
+from activities.blackouts import Blackouts
 from activities.cleanup import SourceCleanup, TargetCleanup
 from activities.disk_changes import DiskChanges
+from activities.holders import Holders, TemporalHolders
+from activities.inventory import Inventory
 from activities.off_hours import OffHours
 from activities.prerequisites import SourceChecks, TargetChecks
+from activities.recovery_points import RecoveryPointSteps
 from activities.resync import ResyncSource, ResyncTarget
 from activities.site import SiteActivities
+from activities.site_workflows import SiteWorkflows
 from activities.snapshots import Snapshots
 from activities.source_power import SourcePower
 from activities.target_vm import TargetVmActivities
 from activities.tracking import Tracking
 from activities.transfer import Transfer
 from activities.verification import Verification
+from deltaferry.blocks.throttle import Budget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
+from workers.appliance_settings import ArbiterSettings, throttled
+from workers.schedules import set_up_schedules, site_schedules
 from workers.settings import Settings
-from workers.wiring import build_site, build_target, site_profile
+from workers.wiring import build_points, build_site, build_target, site_profile
 from workflows import names
 from workflows.plugin import plugin
 from workflows.register import WORKFLOWS
@@ -70,20 +80,35 @@ class Serving:
     workflows: Sequence[type] = ()
 
 
-def control_queues(settings: Settings) -> list[Serving]:
+def control_queues(settings: Settings, client: Client) -> list[Serving]:
     """Return what a control worker serves: all workflows, and light activities."""
+    of_site = SiteWorkflows(client)
     site = SiteActivities({name: site_profile(settings, name) for name in settings.sites})
-    return [Serving(names.CONTROL_QUEUE, [site.describe_site, OffHours().next_off_hours], 8, WORKFLOWS)]
+    light: list[Callable[..., Any]] = [
+        site.describe_site,
+        OffHours().next_off_hours,
+        Blackouts().list_blackouts,
+        of_site.list_holders,
+        of_site.live_appliances,
+    ]
+    return [Serving(names.CONTROL_QUEUE, light, 8, WORKFLOWS)]
 
 
-def source_queues(settings: Settings, closers: list[Callable[[], None]], only_transfer: str | None = None) -> list[Serving]:
-    """Return what a source worker serves: each site's vSphere calls, and its appliance's transfers.
+def source_queues(
+    settings: Settings,
+    closers: list[Callable[[], None]],
+    holders: Holders,
+    budgets: Mapping[str, Budget],
+    only_transfer: str | None = None,
+) -> list[Serving]:
+    """Return what a source worker serves: each site's vSphere calls, and its appliance's transfers within the site's budget.
 
     With `only_transfer` (the name of a scale-out appliance) nothing but that appliance's transfers.
     """
+    served = settings.sites if only_transfer is None else [_site_of(settings, only_transfer)]
     sites = {}
-    for name in settings.sites:
-        sites[name], close = build_site(settings, name)
+    for name in served:
+        sites[name], close = build_site(settings, name, budgets[name])
         closers.append(close)
     resync = ResyncSource(sites)
     reading: list[Callable[..., Any]] = [Transfer(sites).transfer, resync.compare_source]
@@ -96,8 +121,13 @@ def source_queues(settings: Settings, closers: list[Callable[[], None]], only_tr
         snapshots.begin_cycle,
         resync.begin_resync,
         snapshots.release_snapshot,
+        snapshots.look_for_room,
+        snapshots.snapshots_left,
         Tracking(sites).reset_tracking,
         DiskChanges(sites).read_disks,
+        Inventory(sites).take_inventory,
+        AuditSource(sites).survey_source,
+        AuditSourceRepairs(sites, holders).repair_source,
         power.read_power,
         power.shut_down_source,
         power.guard_source,
@@ -110,7 +140,19 @@ def source_queues(settings: Settings, closers: list[Callable[[], None]], only_tr
     return queues
 
 
-def target_queues(settings: Settings, client: Client) -> list[Serving]:
+def _site_of(settings: Settings, appliance: str) -> str:
+    """Return the site of a scale-out appliance. Raises BAD_CONFIGURATION with the names of those there are."""
+    known = {appliance: name for name, site in settings.sites.items() for appliance in site.scale_out}
+    if appliance not in known:
+        raise DeltaferryError(
+            ErrorKind.BAD_CONFIGURATION,
+            f"No site has a scale-out appliance {appliance!r}; those there are: {', '.join(sorted(known)) or 'none'}. "
+            f"Add a table [sites.<site>.scale_out.{appliance}], or correct --appliance.",
+        )
+    return known[appliance]
+
+
+def target_queues(settings: Settings, client: Client, holders: Holders) -> list[Serving]:
     """Return what a target worker serves: what is done beside the stores, and Azure Resource Manager."""
     targets = {name: build_target(settings, name) for name in settings.targets}
     apply, verification, cleanup, archive = (
@@ -120,6 +162,8 @@ def target_queues(settings: Settings, client: Client) -> list[Serving]:
         Archive(targets, client),
     )
     checks, vm, resync = TargetChecks(targets), TargetVmActivities(targets), ResyncTarget(targets)
+    points = RecoveryPointSteps(targets, {name: build_points(target) for name, target in settings.targets.items()})
+    audit = AuditTarget(targets, holders, {name: site.audit_grace for name, site in settings.sites.items()})
     beside_stores: list[Callable[..., Any]] = [
         apply.prepare_target,
         apply.apply,
@@ -129,11 +173,26 @@ def target_queues(settings: Settings, client: Client) -> list[Serving]:
         verification.seal_cycle,
         verification.settle_cycle,
         verification.discard_logs,
+        points.record_point,
+        points.list_points,
+        points.prune_points,
+        points.pin_point,
+        points.unpin_point,
         cleanup.clean_target,
         archive.archive_history,
         archive.read_commit_records,
+        audit.judge_site,
+        AuditTargetRepairs(targets, holders).repair_target,
     ]
-    resource_manager: list[Callable[..., Any]] = [checks.check_target, vm.import_disks, vm.create_target_vm, vm.delete_target]
+    resource_manager: list[Callable[..., Any]] = [
+        checks.check_target,
+        vm.import_disks,
+        vm.create_target_vm,
+        vm.delete_target,
+        points.copy_point,
+        points.delete_copies,
+        audit.survey_target,
+    ]
     queues = []
     for name in targets:
         queues.append(Serving(names.apply_queue(name), beside_stores, _TARGET_THREADS))
@@ -172,22 +231,30 @@ async def serve(
     activity.logger.activity_info_on_message = False
     client = await connect(settings)
     closers: list[Callable[[], None]] = []
+    budgets: dict[str, Budget] = {}
+    holders = TemporalHolders(client, asyncio.get_running_loop())
     match role:
         case Role.CONTROL:
-            queues = control_queues(settings)
+            queues = control_queues(settings, client)
         case Role.SOURCE:
-            queues = source_queues(settings, closers, appliance)
+            budgets = {name: Budget() for name in settings.sites}
+            closers.extend(budget.close for budget in budgets.values())
+            queues = source_queues(settings, closers, holders, budgets, appliance)
         case Role.TARGET:
-            queues = target_queues(settings, client)
+            queues = target_queues(settings, client, holders)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     try:
         async with AsyncExitStack() as running:
+            profiles = {name: site_profile(settings, name) for name in budgets}
+            await running.enter_async_context(throttled(profiles, budgets, lambda site: ArbiterSettings(client, site)))
             for serving in queues:
                 await running.enter_async_context(_worker(client, role, serving, build_id))
                 _LOG.info("serving", extra={"queue": serving.queue, "role": role.value})
+            if role is Role.CONTROL:
+                await set_up_schedules(client, settings.installation.id, site_schedules(settings))
             ready()
             await stop.wait()
             _LOG.info("stopping", extra={"role": role.value})

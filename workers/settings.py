@@ -16,6 +16,7 @@ from temporalio.envconfig import ClientConfig, ClientConnectConfig
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import INSTALLATION_PATTERN
+from deltaferry.planning.audit import DEFAULT_GRACE
 from deltaferry.planning.schedule import MAXIMUM_INTERVAL, MINIMUM_INTERVAL
 from deltaferry.planning.slots import SlotLimits
 from deltaferry.planning.windows import DEFAULT_OFF_HOURS
@@ -39,8 +40,10 @@ from workers.settings_types import (
     HttpsUrl,
     Name,
     Period,
+    ScheduleInterval,
     Secret,
     TimeZone,
+    WeeklyThrottle,
     WeeklyWindows,
     Word,
     refused,
@@ -48,7 +51,7 @@ from workers.settings_types import (
 
 __all__ = [
     "AccountSettings", "ClientSecretCredential", "Credential", "DefaultCredential", "Installation", "KeyVaultKeys", "LimitSettings",
-    "LocalFileKeys", "LogFormat", "LogLevel", "LogSettings", "MetricsSettings", "NbdSettings", "Reader", "Settings", "SiteSettings",
+    "LocalFileKeys", "LogFormat", "LogLevel", "LogSettings", "MetricsSettings", "NbdSettings", "Reader", "ScaleOutSettings", "Settings", "SiteSettings",
     "TargetSettings", "TemporalSettings", "TokenCredential", "TransferSettings", "VddkSettings", "load_settings", "parse_settings",
 ]  # fmt: skip
 
@@ -175,10 +178,28 @@ class LimitSettings:
     disks_per_appliance: _Count = SlotLimits().disks_per_appliance
     disks_per_host: _Count = SlotLimits().disks_per_host
     snapshots_per_datastore: _Count = SlotLimits().snapshots_per_datastore
+    replications_per_appliance: _Count = SlotLimits().replications_per_appliance
+    replications_per_site: _Count = SlotLimits().replications_per_site
 
     def slot_limits(self) -> SlotLimits:
         """Return them as the arbiter of slots takes them."""
-        return SlotLimits(self.disks_per_appliance, self.disks_per_host, self.snapshots_per_datastore)
+        return SlotLimits(
+            self.disks_per_appliance,
+            self.disks_per_host,
+            self.snapshots_per_datastore,
+            self.replications_per_appliance,
+            self.replications_per_site,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleOutSettings:
+    """A scale-out appliance: one more source worker of a site, which only moves data."""
+
+    __pydantic_config__ = STRICT
+
+    blackout: WeeklyWindows = ""
+    """Blackout windows of its own, beside the site's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,17 +218,31 @@ class SiteSettings:
     """PEM file of the authorities to trust; the machine's own trust store where left out."""
     time_zone: TimeZone = "UTC"
     """IANA name; the site's windows are local times of it."""
+    blackout: WeeklyWindows = ""
+    """When no cycle may start; empty: cycles may always start."""
     off_hours: WeeklyWindows = DEFAULT_OFF_HOURS
     """When automatic resyncs may start; empty: never by themselves."""
+    throttle: WeeklyThrottle = ""
+    """What each appliance may send to the log store, by weekly schedule; empty: as much as the line takes."""
+    pre_failover_weight: Annotated[int, Field(ge=1, le=1000)] = 4
+    """How many times an ordinary transfer's share of a throttled line a pre-failover cycle gets."""
     sample_share: _Share = 0.001
     """How much of the blocks that change tracking calls unchanged each cycle compares nevertheless, from 0 to 1."""
     scrub_every: Period = timedelta(days=30)
     """How often the seed disks are read whole and compared with what was committed; zero: only on request."""
+    inventory_every: ScheduleInterval = timedelta(minutes=15)
+    """How often the site's VMs are listed anew; zero: only on request."""
+    audit_every: ScheduleInterval = timedelta(hours=24)
+    """How often what does not belong is looked for, and repaired where that is safe; zero: only on request."""
+    audit_grace: Duration = DEFAULT_GRACE
+    """An audit neither touches nor reports what is younger."""
     min_interval: Duration = MINIMUM_INTERVAL
     max_interval: Duration = MAXIMUM_INTERVAL
     nbd: NbdSettings | None = None
     vddk: VddkSettings | None = None
     limits: LimitSettings = field(default_factory=LimitSettings)
+    scale_out: Annotated[Mapping[Name, ScaleOutSettings], FrozenTable] = field(default_factory=dict)
+    """Scale-out appliances, by name."""
 
     def __post_init__(self) -> None:
         """Check what concerns several keys."""
@@ -272,11 +307,13 @@ class Settings:
         for name, site in self.sites.items():
             if site.target not in self.targets:
                 raise refused(f"has a site {name} with target {site.target}, but no table [targets.{site.target}]: add it")
-            other = appliances.setdefault(site.appliance, name)
-            if other != name:
-                raise refused(
-                    f"gives the sites {other} and {name} the same appliance {site.appliance}, and so one queue: give each its own name"
-                )
+            for appliance in (site.appliance, *site.scale_out):
+                if appliance in appliances:
+                    where = (
+                        f"the sites {appliances[appliance]} and {name}" if appliances[appliance] != name else f"the site {name}"
+                    )
+                    raise refused(f"gives {where} the appliance {appliance} twice, and so one queue: give each its own name")
+                appliances[appliance] = name
 
 
 _SETTINGS = TypeAdapter(Settings)

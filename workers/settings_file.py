@@ -39,9 +39,13 @@ _WRITE: Mapping[str, str] = {
     "key": f"key = {HOW_TO_WRITE}",
     "ca_file": 'ca_file = "/etc/ssl/private-ca.pem"',
     "time_zone": 'time_zone = "Europe/London"',
+    "blackout": 'blackout = "Monday;7:00;7h | Friday;13:00;8m", or "" for never',
     "off_hours": 'off_hours = "Monday;22:00;8h | Saturday;0:00;2d", or "" for never',
+    "throttle": 'throttle = "100 Mbit/s | Monday;7:00;10h;10 Mbit/s", or "" for no limit',
+    "pre_failover_weight": "pre_failover_weight = 4 (from 1 to 1000)",
     "sample_share": "sample_share = 0.001 (from 0 to 1)",
     "scrub_every": 'scrub_every = "30d", or "never"',
+    "inventory_every": 'inventory_every = "15m" (10s or more), or "never"',
     "min_interval": 'min_interval = "PT1H" or "1h"',
     "max_interval": 'max_interval = "PT12H" or "12h"',
     "chunk_max": 'chunk_max = "PT15M" or less',
@@ -136,8 +140,11 @@ def find_file(config: Path | None, environ: Mapping[str, str] | None) -> Path:
     )
 
 
-def decode(data: bytes, file: str, settings: TypeAdapter[T]) -> T:
-    """Return the settings in a TOML text. Raises BAD_CONFIGURATION with a sentence for every mistake in it."""
+def decode(data: bytes, file: str, settings: TypeAdapter[T], write: Mapping[str, str] = _WRITE) -> T:
+    """Return the settings in a TOML text. Raises BAD_CONFIGURATION with a sentence for every mistake in it.
+
+    `write` says what to write for each key; another kind of file than the settings has its own.
+    """
     if len(data) > _MAX_FILE_BYTES:
         raise _bad(f"{file} is larger than 1 MiB: it is not a settings file.")
     try:
@@ -151,51 +158,51 @@ def decode(data: bytes, file: str, settings: TypeAdapter[T]) -> T:
         raise _bad(f"{file} is not a TOML file: it is not UTF-8 text.") from None
     except (ValueError, RecursionError):
         raise _bad(f"{file} is not a TOML file: a number in it is too long, or its tables nest too deeply.") from None
-    unusable = _unusable(table, ())
+    unusable = _unusable(table, (), write)
     if unusable is not None:
         raise _bad(f"{file}: {unusable}")
     try:
         return settings.validate_json(json.dumps(table))
     except ValidationError as error:
         details = error.errors(include_url=False, include_input=False)
-        raise _bad(" ".join(f"{file}: {_sentence(detail, table)}" for detail in details)) from None
+        raise _bad(" ".join(f"{file}: {_sentence(detail, table, write)}" for detail in details)) from None
 
 
 def _bad(detail: str) -> DeltaferryError:
     return DeltaferryError(ErrorKind.BAD_CONFIGURATION, detail)
 
 
-def _unusable(value: Any, path: tuple[str, ...]) -> str | None:
+def _unusable(value: Any, path: tuple[str, ...], write: Mapping[str, str]) -> str | None:
     """Return a sentence for the first value that TOML has and settings have not, or None."""
     if isinstance(value, date | time):
-        return f"{_where(path)} is a date or time, which no setting is. {_advice(path)}"
+        return f"{_where(path)} is a date or time, which no setting is. {_advice(path, write)}"
     if len(path) > _MAX_DEPTH:
         return f"{_where(path[:3])} nests too deeply."
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        sentence = _unusable(inner, (*path, str(key)))
+        sentence = _unusable(inner, (*path, str(key)), write)
         if sentence is not None:
             return sentence
     return None
 
 
-def _sentence(error: ErrorDetails, table: Mapping[str, Any]) -> str:
+def _sentence(error: ErrorDetails, table: Mapping[str, Any], write: Mapping[str, str]) -> str:
     path = _path_in_file(error["loc"], table, missing=error["type"] == "missing")
     where = _where(path)
     if error["loc"][-1:] == ("[key]",):
         return f"{where} cannot have this name: it {error['msg']}."
     if error["type"] == "unexpected_keyword_argument":
-        close = difflib.get_close_matches(path[-1], _WRITE, n=1)
+        close = difflib.get_close_matches(path[-1], write, n=1)
         return f"{where} is not a setting. " + (f"Did you mean {close[0]}?" if close and close[0] != path[-1] else "Remove it.")
     if error["type"] == REFUSED:
         problem = error["msg"]
-        return f"{where} {problem}." if ": " in problem else f"{where} {problem}. {_advice(path)}"
-    return f"{where} {_PROBLEMS.get(error['type'], 'is not of the right type')}. {_advice(path)}"
+        return f"{where} {problem}." if ": " in problem else f"{where} {problem}. {_advice(path, write)}"
+    return f"{where} {_PROBLEMS.get(error['type'], 'is not of the right type')}. {_advice(path, write)}"
 
 
-def _advice(path: tuple[str, ...]) -> str:
+def _advice(path: tuple[str, ...], write: Mapping[str, str]) -> str:
     """Return what to write for the innermost key that is known: for an entry of a table, the table."""
-    return next((f"Write {_WRITE[key]}." for key in reversed(path) if key in _WRITE), "See the example file.")
+    return next((f"Write {write[key]}." for key in reversed(path) if key in write), "See the example file.")
 
 
 def _path_in_file(loc: tuple[int | str, ...], table: Any, *, missing: bool) -> tuple[str, ...]:

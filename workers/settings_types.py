@@ -5,10 +5,8 @@ value: a secret may have been written in the wrong place.
 """
 
 import re
-import zoneinfo
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any
@@ -17,7 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from deltaferry.planning.throttle import parse_throttle
 from deltaferry.planning.windows import parse_windows
+from deltaferry.planning.zones import is_time_zone
 from workers.secrets import SecretRef, is_reference
 
 STRICT = ConfigDict(extra="forbid", strict=True)
@@ -36,6 +36,8 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]")
 _ENV = re.compile(r"env:[A-Za-z_][A-Za-z0-9_]*")
 _MAX_PORT = 65535
+_SHORTEST_SCHEDULE = timedelta(seconds=10)
+"""Between two starts of a workflow on a schedule: below that it would hardly end before the next."""
 
 
 def refused(problem: str) -> PydanticCustomError:
@@ -86,6 +88,13 @@ def _period(value: Any) -> timedelta:
         return _duration(value)
     except PydanticCustomError:
         raise refused("is neither a duration above zero nor `never`") from None
+
+
+def _schedule_interval(value: Any) -> timedelta:
+    interval = _period(value)
+    if timedelta(0) < interval < _SHORTEST_SCHEDULE:
+        raise refused("is less than 10 seconds")
+    return interval
 
 
 def _host_port(value: Any) -> HostPort:
@@ -158,13 +167,8 @@ def _word(value: str) -> str:
     return value
 
 
-@cache
-def _time_zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones())
-
-
 def _time_zone(value: str) -> str:
-    if value not in _time_zones():
+    if not is_time_zone(value):
         raise refused("is not an IANA time zone")
     return value
 
@@ -177,6 +181,14 @@ def _windows(value: str) -> str:
     return value
 
 
+def _throttle(value: str) -> str:
+    try:
+        parse_throttle(value)
+    except ValueError as error:
+        raise refused(f"cannot be read: {str(error).removesuffix('.')}") from None
+    return value
+
+
 def _frozen(value: dict[str, Any]) -> MappingProxyType[str, Any]:
     return MappingProxyType(value)
 
@@ -184,6 +196,8 @@ def _frozen(value: dict[str, Any]) -> MappingProxyType[str, Any]:
 Duration = Annotated[timedelta, PlainValidator(_duration)]
 Period = Annotated[timedelta, PlainValidator(_period)]
 """How often something is done; `never` is zero."""
+ScheduleInterval = Annotated[timedelta, PlainValidator(_schedule_interval)]
+"""How often a workflow is started on a schedule; `never` is zero."""
 Endpoint = Annotated[HostPort, PlainValidator(_host_port)]
 Secret = Annotated[SecretRef, PlainValidator(_secret)]
 AbsolutePath = Annotated[Path, PlainValidator(_file)]
@@ -195,5 +209,7 @@ Word = Annotated[str, AfterValidator(_word)]
 TimeZone = Annotated[str, AfterValidator(_time_zone)]
 WeeklyWindows = Annotated[str, AfterValidator(_windows)]
 """Weekly windows in the grammar of `deltaferry.planning.windows`, kept as their text: workflows carry it."""
+WeeklyThrottle = Annotated[str, AfterValidator(_throttle)]
+"""Rates by weekly windows in the grammar of `deltaferry.planning.throttle`, kept as their text."""
 FrozenTable = AfterValidator(_frozen)
 """Makes a table of named entries read-only."""

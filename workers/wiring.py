@@ -14,9 +14,11 @@ from deltaferry.azure.arm import ArmClients, ArmSettings
 from deltaferry.azure.credentials import AccountKey, ServicePrincipal, StaticToken
 from deltaferry.azure.keys import LocalKeyFile, VaultKey
 from deltaferry.azure.object_store import BlobObjectStore
+from deltaferry.azure.recovery_points import BlobRecoveryPoints
 from deltaferry.azure.seeds import PageBlobSeeds
 from deltaferry.azure.target_cloud import AzureTarget
 from deltaferry.blocks.plane import ProcessDataPlane
+from deltaferry.blocks.throttle import Budget
 from deltaferry.model.replication import Store
 from deltaferry.model.units import MIB
 from deltaferry.ports import DataPlane, DiskExports, KeyWrapper
@@ -32,7 +34,7 @@ from workers.settings_target import (
     LocalFileKeys,
     TargetSettings,
 )
-from workflows.site_messages import SiteProfile
+from workflows.site_messages import ApplianceProfile, SiteProfile
 
 _NETWORK_TIMEOUT_S = 20.0
 """Of one call to vCenter: below the steps' heartbeat limit (`workflows/policies.py`), since no beat runs meanwhile."""
@@ -52,23 +54,33 @@ def site_profile(settings: Settings, name: str) -> SiteProfile:
         disks_per_host=site.limits.disks_per_host,
         snapshots_per_datastore=site.limits.snapshots_per_datastore,
         time_zone=site.time_zone,
+        replications_per_appliance=site.limits.replications_per_appliance,
+        replications_per_site=site.limits.replications_per_site,
+        appliances=tuple(ApplianceProfile(appliance, own.blackout) for appliance, own in site.scale_out.items()),
+        blackout=site.blackout,
         off_hours=site.off_hours,
+        throttle=site.throttle,
+        pre_failover_weight=site.pre_failover_weight,
         sample_share=site.sample_share,
         scrub_every=site.scrub_every,
     )
 
 
-def data_plane(settings: Settings) -> DataPlane:
-    """Return the data plane of a worker process."""
+def data_plane(settings: Settings, budget: Budget | None = None) -> DataPlane:
+    """Return the data plane of a worker process; what it sends to the log store stays within the `budget`, if there is one."""
     transfer = settings.transfer
     return ProcessDataPlane(
         threads_per_disk=transfer.threads_per_disk,
         page_blob_bytes_per_s=float(transfer.page_blob_rate_mib_s * MIB),
+        budget=budget,
     )
 
 
-def build_site(settings: Settings, name: str) -> tuple[Site, Callable[[], None]]:
-    """Return a site's source side, and what closes it. Nothing is connected to before the first call."""
+def build_site(settings: Settings, name: str, budget: Budget | None = None) -> tuple[Site, Callable[[], None]]:
+    """Return a site's source side, and what closes it. Nothing is connected to before the first call.
+
+    All its transfers in this process share the `budget`, which its owner closes; without one nothing throttles them.
+    """
     site = settings.sites[name]
     endpoint = _endpoint(site)
     vsphere = VSphere(endpoint, site.password.read)
@@ -77,7 +89,7 @@ def build_site(settings: Settings, name: str) -> tuple[Site, Callable[[], None]]
         hypervisor=vsphere,
         exports=_exports(site, endpoint),
         stores=build_stores(settings.targets[site.target]),
-        plane=data_plane(settings),
+        plane=data_plane(settings, budget),
         chunk_max=settings.transfer.chunk_max,
         chunk_max_bytes=settings.transfer.chunk_max_bytes,
     )
@@ -111,6 +123,13 @@ def build_stores(target: TargetSettings) -> Stores:
         gateway=BlobObjectStore(_account(target, target.gateway), Store.GATEWAY),
         seeds=PageBlobSeeds(_account(target, target.seed)),
         keys=_keys(target),
+    )
+
+
+def build_points(target: TargetSettings) -> BlobRecoveryPoints:
+    """Return what keeps a target's recovery points."""
+    return BlobRecoveryPoints(
+        PageBlobSeeds(_account(target, target.seed)), BlobObjectStore(_account(target, target.gateway), Store.GATEWAY)
     )
 
 

@@ -104,10 +104,21 @@ def test_every_default_in_the_example_is_the_default() -> None:
     commented = [
         line[2:]
         for line in EXAMPLE.read_text().splitlines()
-        if line.startswith(("# min_interval", "# max_interval", "# off_hours", "# sample_share", "# scrub_every"))
+        if line.startswith(
+            (
+                "# min_interval",
+                "# max_interval",
+                "# off_hours",
+                "# sample_share",
+                "# throttle",
+                "# pre_failover",
+                "# scrub_every",
+                "# inventory_every",
+            )
+        )
     ]
     commented += [line[2:] for line in EXAMPLE.read_text().splitlines() if line.startswith(("# disk_sku", "# arm_endpoint"))]
-    assert len(commented) == 7
+    assert len(commented) == 10
     text = EXAMPLE.read_text()
     for line in commented:
         text = text.replace(f"# {line}", line)
@@ -222,7 +233,15 @@ def test_a_chunk_of_more_than_fifteen_minutes_is_refused() -> None:
 
 def test_two_sites_with_one_appliance_are_refused() -> None:
     site = LAB[LAB.index("[sites.lab]") : LAB.index("[targets.lab]")].replace("sites.lab", "sites.two")
-    assert "the same appliance appliance-1" in mistake(LAB + site)
+    assert "gives the sites lab and two the appliance appliance-1 twice" in mistake(LAB + site)
+
+
+def test_a_scale_out_appliance_has_a_name_and_windows_of_its_own() -> None:
+    scale_out = '[sites.lab.scale_out.edge-2]\nblackout = "Monday;7:00;7h"\n'
+    site = parse(LAB + scale_out).sites["lab"]
+    assert {name: own.blackout for name, own in site.scale_out.items()} == {"edge-2": "Monday;7:00;7h"}
+    assert "gives the site lab the appliance appliance-1 twice" in mistake(LAB + "[sites.lab.scale_out.appliance-1]\n")
+    assert "has a day that is not a day of the week" in mistake(LAB + scale_out.replace("Monday", "Mondy"))
 
 
 def test_what_is_not_toml_is_refused_with_its_place() -> None:
