@@ -44,6 +44,10 @@ _LOST_SNAPSHOTS = 20
 """After so many snapshots lost in a row without progress the copy is given up: something removes them."""
 
 
+_SHOWN_NAME = 80
+"""Of a datastore's name: the server takes a timer's summary of at most 400 bytes."""
+
+
 class HeldPass:
     """A pass whose snapshot is held, and how far each disk's plan was carried."""
 
@@ -180,11 +184,11 @@ class CopyJob(ReportingJob):
     async def _wait_for_room(self, failure: FailureView) -> None:
         """Let time pass without a snapshot; what was reached is kept, and what is wrong is shown meanwhile (spec §2.7)."""
         wait = wait_for_room(self._profile.min_interval)
-        where = ", ".join(failure.short_of_space) or "a datastore"
+        where = failure.short_of_space[0][:_SHOWN_NAME] if failure.short_of_space else "a datastore"
         self._short = health_error(failure, workflow.now(), retried=True)
         self._waits_for_room = f"waiting for room on {where}; the copy goes on at {workflow.now() + wait:%H:%M:%S} UTC"
         await self._tell_entity()
-        await workflow.sleep(wait, summary=f"no room for a snapshot on {where}: the copy goes on from its marks")
+        await workflow.sleep(wait, summary=f"no room for a snapshot on {where}")
         self._waits_for_room = ""
 
     def _start_afresh(self) -> None:

@@ -82,6 +82,21 @@ async def test_a_resync_keeps_what_it_has_compared(bench: Bench) -> None:
     assert starts.count(0) == len(DISKS)
 
 
+@pytest.mark.chaos
+async def test_a_history_that_grew_long_of_waiting_for_room_is_continued(bench: Bench) -> None:
+    bench.profile(min_interval=QUICK)
+    bench.world.fail("begin_resync", _FULL, times=16, datastores=("x" * 200_000,))
+    running = await bench.replicated()
+    await running.update("resync")
+    view = await running.until(
+        lambda v: v.replication_state == ReplicationState.DELTA_SYNC and len(v.resyncs) == 1, "resynchronised"
+    )
+    assert bench.world.count("begin_resync") == 17
+    assert bench.world.count("prepare_source") == 1
+    first, *_ = [event async for event in bench.client.get_workflow_handle(view.job_id or "").fetch_history_events()]
+    assert first.workflow_execution_started_event_attributes.continued_execution_run_id, "it was continued as new"
+
+
 async def test_the_arbiter_learns_which_datastores_are_short_and_that_they_no_longer_are(bench: Bench) -> None:
     bench.profile(min_interval=timedelta(seconds=3))
     bench.world.fail("begin_cycle", _FULL, datastores=("datastore-01",))
