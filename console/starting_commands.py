@@ -1,6 +1,8 @@
 """`enable` and `adopt`: the commands that start replications."""
 
 import asyncio
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -8,7 +10,11 @@ from rich.text import Text
 from temporalio.client import Client
 
 from console import client as replicating
+from console.discover_commands import RefreshOption, WhereOption
+from console.discovery_views import NOT_CHECKED, outcomes_view, plan_view
+from console.enabling_many import Which, choose, enable_all, planned, read_lines
 from console.following import follow
+from console.inventories import known_site, selection_of, site_settings
 from console.options import (
     ConfigOption,
     JsonOption,
@@ -31,6 +37,7 @@ from console.outcomes import CommandError, ExitCode
 from console.output import Output
 from console.session import Session
 from deltaferry.model.states import ReplicationState
+from deltaferry.planning.enable_plan import Verdict
 from deltaferry.planning.phrases import count_text
 from workflows.operator_input import AdoptInput, EnableInput, TargetProperties
 from workflows.site_messages import EnableResult
@@ -39,6 +46,15 @@ from workflows.views import StatusView
 
 app = typer.Typer()
 
+CsvOption = Annotated[
+    Path | None,
+    typer.Option("--csv", metavar="FILE", help="Many VMs: a list with a column vm, and columns named as in --properties."),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Start nothing; print what would be done, how long it would take, and which limits bind."),
+]
+
 _INITIAL = frozenset({ReplicationState.INITIAL_QUEUED, ReplicationState.INITIAL_IN_PROGRESS})
 _SILENCE_S = 15.0
 """After so long without an answer the person who waits is told what may be missing."""
@@ -46,7 +62,7 @@ _SILENCE_S = 15.0
 
 @app.command(epilog="Example: deltaferry enable web-01 --site lon1 --target-size Standard_D4s_v5 --wait")
 def enable(
-    vm: str = typer.Argument(metavar="VM", help="The VM's name, or its instance UUID."),
+    vm: str | None = typer.Argument(None, metavar="VM", help="The VM's name, or its instance UUID."),
     site: str = typer.Option(metavar="SITE", help="The site whose vCenter has the VM."),
     target_vm_name: TargetVmName = None,
     target_size: TargetSize = None,
@@ -65,11 +81,20 @@ def enable(
         help="Whether a resync that is needed begins by itself in the site's off-hours window, or waits for repair.",
     ),
     wait: WaitOption = False,
+    where: WhereOption = None,
+    csv: CsvOption = None,
+    dry_run: DryRunOption = False,
+    refresh: RefreshOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a VM and start its replication; with --wait, until the initial replication is done."""
+    """Check a VM and start its replication; with --wait, until the initial replication is done. Or many, by --where or --csv."""
     session = Session(config, as_json=as_json)
+    if sum(given is not None for given in (vm, where, csv)) != 1:
+        raise typer.BadParameter("Say which VMs, in one of three ways: one by VM, many by --where EXPR, or many by --csv FILE.")
+    many = vm is None or dry_run
+    if many and wait:
+        raise typer.BadParameter("--wait is for one VM that is enabled: `deltaferry list` shows how far many of them are.")
 
     def target() -> TargetProperties:
         return target_properties(
@@ -87,6 +112,12 @@ def enable(
         )
 
     async def work(client: Client) -> None:
+        if many:
+            which = Which(vm, where, csv)
+            await _enable_chosen(
+                client, session, site, which, target(), auto_repair=auto_repair, dry_run=dry_run, refresh=refresh
+            )
+            return
         given = {"vm": vm, "site": site, "target": target(), "auto_repair": auto_repair}
         request = validated(EnableInput, given, "enable")
         result = await _enabled(client, request, session.output)
@@ -129,6 +160,35 @@ async def _enabled(client: Client, request: EnableInput, output: Output) -> Enab
         output.note(f"Still waiting for {handle.id}: do the control worker, the site's source worker and the target worker run?")
     result: EnableResult = await waiting
     return result
+
+
+async def _enable_chosen(
+    client: Client,
+    session: Session,
+    site: str,
+    which: Which,
+    target: TargetProperties,
+    *,
+    auto_repair: bool,
+    dry_run: bool,
+    refresh: bool,
+) -> None:
+    settings = session.required_settings()
+    site_settings(settings, site)
+    selection_of(which.where)  # a mistake in what people wrote is told before anything is read
+    lines = read_lines(which)
+    known = await known_site(client, settings, site, session.output, refresh=refresh)
+    choices = choose(known, which, lines, target, auto_repair=auto_repair)
+    if dry_run:
+        plan = await planned(client, known, choices)
+        data = {"site": site, "read_at": known.inventory.read_at, "age_s": known.age.total_seconds(), "plan": plan}
+        session.output.result(plan_view(known, plan), {**data, "not_checked": NOT_CHECKED})
+        return
+    outcomes = await enable_all(client, known, choices, session.output)
+    counts = {verdict.name.lower(): sum(item.became is verdict for item in outcomes) for verdict in Verdict}
+    session.output.result(outcomes_view(outcomes), {"site": site, **counts, "vms": outcomes})
+    if counts["refused"]:
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def _initial_is_over(view: StatusView) -> bool:

@@ -7,11 +7,12 @@ from typing import TypeVar
 from lab.vcenter.disk import VirtualDisk
 from lab.vcenter.entities import Cluster, Datacenter, Datastore, Folder, Host, ManagedEntity, Network
 from lab.vcenter.inventory_file import DiskSpec, InventorySpec, NicSpec, VmSpec
+from lab.vcenter.service_content import CUSTOM_FIELDS_MANAGER
 from lab.vcenter.tasks import TaskManager
 from lab.vcenter.virtual_machine import AttachedDisk, Identity, Nic, VirtualMachine
 from lab.vcenter.vm_properties import publish
 from lab.vcenter.vocabulary import vim
-from lab.vcenter.world import World, now
+from lab.vcenter.world import LabObject, World, data_object, now
 
 _FIRST_DISK_KEY = 2000
 _FIRST_NIC_KEY = 4000
@@ -42,7 +43,11 @@ class Inventory:
         self.hosts = {item.name: self._host(item.name) for item in spec.hosts}
         self.datastores = {item.name: self._datastore(item.name, item.capacity_bytes) for item in spec.datastores}
         self.networks = {name: self._network(name) for name in spec.networks}
-        self.folders = {name: self._folder(name) for name in spec.folders}
+        self.folders: dict[str, Folder] = {}
+        for path in spec.folders:
+            self._folder(path)
+        self._attributes = {name: number for number, name in enumerate(spec.attributes, start=1)}
+        self._add_attributes()
         for vm_spec in spec.vms:
             self.add_vm(vm_spec)
 
@@ -65,7 +70,7 @@ class Inventory:
         vm = VirtualMachine(
             self._world,
             f"vm-{self._world.number()}",
-            _identity(spec),
+            _identity(spec, self._attributes_of(spec)),
             self._named(self.hosts, spec.host, "host"),
             home,
             parent,
@@ -78,7 +83,7 @@ class Inventory:
         for disk in spec.disks:
             self.add_disk(vm, disk)
         for nic in spec.nics:
-            self._add_nic(vm, nic)
+            self.add_nic(vm, nic)
         vm.power = spec.power
         if vm.running:
             vm.boot_time = now()
@@ -88,9 +93,10 @@ class Inventory:
         return self._add(vm)
 
     def add_disk(self, vm: VirtualMachine, spec: DiskSpec) -> AttachedDisk:
-        """Make a disk on the VM's home datastore and attach it. Raises OSError, ValueError."""
+        """Make a disk on the VM's home datastore, or on the one that is named, and attach it. Raises OSError, ValueError."""
         number = next(n for n in range(len(vm.disks) + 64) if _FIRST_DISK_KEY + n not in vm.disks)
-        directory = vm.home.directory / vm.home_folder
+        datastore = self._named(self.datastores, spec.datastore, "datastore") if spec.datastore else vm.home
+        directory = datastore.directory / vm.home_folder
         directory.mkdir(parents=True, exist_ok=True)
         stem = vm.home_folder if number == 0 else f"{vm.home_folder}_{number}"
         disk = VirtualDisk.create(directory, stem, spec.capacity_bytes, spec.content)
@@ -101,7 +107,7 @@ class Inventory:
             label=spec.label or f"Hard disk {number + 1}",
             unit_number=number if number < _CONTROLLER_UNIT else number + 1,
             mode=spec.mode,
-            datastore=vm.home,
+            datastore=datastore,
             folder=vm.home_folder,
             stem=stem,
             disk=disk,
@@ -135,10 +141,23 @@ class Inventory:
             vm.touch()
         attached.disk.delete()
 
-    def _add_nic(self, vm: VirtualMachine, spec: NicSpec) -> None:
-        number = len(vm.nics)
+    def remove_vm(self, vm: VirtualMachine) -> None:
+        """Delete a VM with its snapshots, its disks and its folder."""
+        with self._world.lock:
+            for snapshot in vm.snapshots():
+                self._world.remove(snapshot.moref)
+            for attached in vm.disks.values():
+                attached.disk.delete()
+            directory = vm.home.directory / vm.home_folder
+            if directory.exists() and not any(directory.iterdir()):
+                directory.rmdir()
+            self._world.remove(vm.moref)
+
+    def add_nic(self, vm: VirtualMachine, spec: NicSpec) -> Nic:
+        """Give a VM an adapter; it is connected when the VM is next powered on. Raises InventoryError."""
+        number = next(n for n in range(len(vm.nics) + 1) if _FIRST_NIC_KEY + n not in vm.nics)
         tail = uuid.uuid4().hex
-        vm.nics[_FIRST_NIC_KEY + number] = Nic(
+        made = Nic(
             key=_FIRST_NIC_KEY + number,
             label=f"Network adapter {number + 1}",
             unit_number=7 + number,
@@ -147,6 +166,8 @@ class Inventory:
             connected=spec.connected,
             start_connected=spec.connected,
         )
+        vm.nics[made.key] = made
+        return made
 
     def _add(self, entity: _Entity) -> _Entity:
         entity.tasks = lambda: [task.reference for task in self._tasks.recent(entity)]
@@ -165,9 +186,25 @@ class Inventory:
     def _network(self, name: str) -> Network:
         return self._add(Network(self._world, f"network-{self._world.number()}", name, self.datacenter.network_folder))
 
-    def _folder(self, name: str) -> Folder:
-        moref = f"group-v{self._world.number()}"
-        return self._add(Folder(self._world, moref, name, self.datacenter.vm_folder, [vim.Folder, vim.VirtualMachine]))
+    def _folder(self, path: str) -> Folder:
+        """Make a folder by its path below the vm folder, and those above it; return it."""
+        if path not in self.folders:
+            above, _, name = path.rpartition("/")
+            parent = self._folder(above) if above else self.datacenter.vm_folder
+            moref = f"group-v{self._world.number()}"
+            self.folders[path] = self._add(Folder(self._world, moref, name, parent, [vim.Folder, vim.VirtualMachine]))
+        return self.folders[path]
+
+    def _add_attributes(self) -> None:
+        manager = LabObject(CUSTOM_FIELDS_MANAGER)
+        manager.readers["field"] = lambda: [
+            data_object(vim.CustomFieldsManager.FieldDef, key=key, name=name, type=str, managedObjectType=vim.VirtualMachine)
+            for name, key in self._attributes.items()
+        ]
+        self._world.add(manager)
+
+    def _attributes_of(self, spec: VmSpec) -> tuple[tuple[int, str], ...]:
+        return tuple((self._named(self._attributes, name, "custom attribute"), value) for name, value in spec.attributes.items())
 
     @staticmethod
     def _named(items: dict[str, _Item], name: str, what: str) -> _Item:
@@ -176,7 +213,7 @@ class Inventory:
         return items[name]
 
 
-def _identity(spec: VmSpec) -> Identity:
+def _identity(spec: VmSpec, attributes: tuple[tuple[int, str], ...]) -> Identity:
     return Identity(
         name=spec.name,
         instance_uuid=spec.instance_uuid or str(uuid.uuid4()),
@@ -188,6 +225,8 @@ def _identity(spec: VmSpec) -> Identity:
         cpus=spec.cpus,
         memory_mib=spec.memory_mib,
         change_tracking_supported=spec.change_tracking_supported,
+        template=spec.template,
+        attributes=attributes,
     )
 
 

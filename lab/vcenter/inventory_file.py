@@ -7,11 +7,13 @@
       "hosts": [{"name": "esxi-1.lab"}],
       "datastores": [{"name": "ds1", "capacity_bytes": 10737418240}],
       "networks": ["VM Network"],                default ["VM Network"]
-      "folders": ["web"],                        folders below the datacenter's vm folder, default none
+      "folders": ["web", "tier/db"],             paths of folders below the datacenter's vm folder, default none
+      "attributes": ["owner"],                   names of custom attributes, default none
       "times": {"stun_s": 0.1, …},               see `lab.vcenter.settings.Times`, default none
       "vms": [{
         "name": "web-01", "host": "esxi-1.lab", "datastore": "ds1",
-        "folder": "web",                         default: the vm folder itself
+        "folder": "tier/db",                     default: the vm folder itself
+        "template": false, "attributes": {"owner": "shop"},
         "guest_id": "ubuntu64Guest", "guest_full_name": "Ubuntu Linux (64-bit)",
         "firmware": "bios" | "efi", "hardware_version": 19, "cpus": 2, "memory_mib": 1024,
         "power": "poweredOn" | "poweredOff", "tools": true, "annotation": "",
@@ -46,6 +48,8 @@ class DiskSpec:
     label: str = ""
     content: Path | None = None
     mode: str = "persistent"
+    datastore: str = ""
+    """Where it is if not with the VM: the name of another datastore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,8 @@ class VmSpec:
     host: str
     datastore: str
     folder: str = ""
+    template: bool = False
+    attributes: dict[str, str] = field(default_factory=dict)
     guest_id: str = "otherLinux64Guest"
     guest_full_name: str = "Other Linux (64-bit)"
     firmware: str = "bios"
@@ -119,6 +125,7 @@ class InventorySpec:
     cluster: str = "cluster-1"
     networks: tuple[str, ...] = ("VM Network",)
     folders: tuple[str, ...] = ()
+    attributes: tuple[str, ...] = ()
     times: dict[str, float] = field(default_factory=dict)
 
 
