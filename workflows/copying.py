@@ -252,9 +252,9 @@ class CopyJob(ReportingJob):
                     await self._apply_and_verify(held, sent)
                     await self._slots.release(self._profile)
                     await self._roll_over(held)
+                pending = asyncio.create_task(self._apply_and_verify(held, sent))
                 if left:
                     self._profile = await self._slots.give_way(self._profile)
-                pending = asyncio.create_task(self._apply_and_verify(held, sent))
             if pending is not None:
                 await pending
                 pending = None
