@@ -12,6 +12,7 @@ from deltaferry.blocks.account import TargetAccount, encode_account
 from deltaferry.blocks.manifest import decode_manifest
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import (
+    container_metadata,
     covered_name,
     gateway_container,
     log_container,
@@ -36,9 +37,10 @@ class Apply:
         """Create the replication's containers, its wrapped data key and its seed disks; fit seeds whose disk was resized."""
         ref = request.replication.ref
         stores = self._targets[ref.target].stores
-        stores.gateway.create_container(gateway_container(ref))
-        stores.log.create_container(log_container(ref))
-        stores.seeds.create_container(seed_container(ref))
+        owner = container_metadata(ref)
+        stores.gateway.create_container(gateway_container(ref), owner)
+        stores.log.create_container(log_container(ref), owner)
+        stores.seeds.create_container(seed_container(ref), owner)
         create_data_key(stores, ref)
         for disk in request.replication.disks:
             container, name, size = seed_container(ref), seed_name(disk.key), seed_blob_size(disk.capacity_bytes)

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 
-from pydantic import ValidationError
 from temporalio import activity
 from temporalio.client import Client
 
 from activities.adapters import Target
+from activities.commit_records import read_records
 from activities.failures import translated
-from activities.verification import COMMIT_RECORD_ADAPTER
-from deltaferry.model.naming import COMMIT_RECORD, GATEWAY_CONTAINER_PREFIX, gateway_container, history_name
+from deltaferry.model.naming import gateway_container, history_name
 from workflows.site_messages import SiteProfile
 from workflows.step_messages import ArchiveInput, CommitRecords
 
@@ -35,19 +34,13 @@ class Archive:
         gateway = self._targets[profile.target].stores.gateway
         records = []
         unreadable = []
-        for container in gateway.list_containers(GATEWAY_CONTAINER_PREFIX):
-            data = gateway.get_if_exists(f"{container}/{COMMIT_RECORD}")
-            if data is None:
-                unreadable.append(f"{container}: nothing was committed yet")
+        for stored in read_records(gateway, lambda: None):
+            if stored.record is None:
+                unreadable.append(f"{stored.container}: {stored.problem or 'nothing was committed yet'}")
                 continue
-            try:
-                record = COMMIT_RECORD_ADAPTER.validate_json(data)
-            except ValidationError as error:
-                unreadable.append(f"{container}: the commit record has {error.error_count()} errors")
-                continue
-            ref = record.replication.ref
+            ref = stored.record.replication.ref
             if (ref.installation, ref.site) == (profile.installation, profile.site):
-                records.append(record)
+                records.append(stored.record)
         return CommitRecords(tuple(records), tuple(unreadable))
 
     @translated

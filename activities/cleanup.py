@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from temporalio import activity
 
 from activities.adapters import Site, Target
+from activities.datastore_guard import require_room
 from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -25,6 +26,7 @@ class SourceCleanup:
         """Remove our snapshots, consolidate, switch CBT off if we switched it on, and remove the claim last.
 
         A VM that is gone needs nothing of us; one that another replication has claimed loses our snapshots, and is else left alone.
+        Raises DATASTORE_FULL without room for the snapshot that makes switching CBT off take effect.
         """
         beats = Heartbeats("removing what is ours from the source VM")
         ref = request.replication.ref
@@ -44,6 +46,8 @@ class SourceCleanup:
         if vm.claim != ours:
             return
         if request.disable_change_tracking:
+            if vm.cbt_enabled:
+                require_room(self._sites[ref.site], ref)
             hypervisor.set_change_tracking(ref.instance_uuid, False, f"{snapshot_prefix(ref)}0-tracking", beats.beat)
         hypervisor.write_claim(ref.instance_uuid, None, expected=ours)
 

@@ -8,7 +8,7 @@ from temporalio import activity
 from activities.adapters import Target, TargetDefaults
 from activities.failures import translated
 from activities.progress import Heartbeats
-from deltaferry.model.naming import seed_container, seed_name
+from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.ports import DiskImport, ImportedDisk, TargetVmSpec
 from workflows.operator_input import TargetProperties
@@ -45,7 +45,7 @@ def resolve(properties: TargetProperties, defaults: TargetDefaults, source_name:
 
 def ownership_tags(ref: ReplicationRef) -> dict[str, str]:
     """Return the tags by which everything that we create in Azure is known as ours."""
-    return {"deltaferry-installation": ref.installation, "deltaferry-replication": ref.replication_id}
+    return {INSTALLATION_TAG: ref.installation, REPLICATION_TAG: ref.replication_id}
 
 
 def _job_tags(ref: ReplicationRef, job: str) -> dict[str, str]:

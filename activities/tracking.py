@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from temporalio import activity
 
 from activities.adapters import Site
+from activities.datastore_guard import require_room
 from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -25,7 +26,8 @@ class Tracking:
         """Give every disk of the VM a new tracking UUID. Whatever was known of changes is void afterwards.
 
         Our own leftover snapshots are for the caller to remove first. Raises TRACKING_RESET_REFUSED, with the snapshots'
-        names, while the VM has any, and CLAIM_LOST where another replication holds the VM.
+        names, while the VM has any, CLAIM_LOST where another replication holds the VM, and DATASTORE_FULL without room for
+        the snapshots that make the switching take effect.
         """
         beats = Heartbeats("resetting change tracking")
         ref = request.replication.ref
@@ -42,5 +44,6 @@ class Tracking:
                 ErrorKind.TRACKING_RESET_REFUSED,
                 f"Change tracking of {vm.name!r} cannot be reset while the VM has snapshots. Remove these first: {names}.",
             )
+        require_room(self._sites[ref.site], ref)
         hypervisor.set_change_tracking(ref.instance_uuid, False, marker, beats.beat)
         hypervisor.set_change_tracking(ref.instance_uuid, True, marker, beats.beat)

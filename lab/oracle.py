@@ -7,13 +7,11 @@ from pathlib import Path
 
 from azure.storage.blob import BlobServiceClient
 
-from deltaferry.model.naming import CLAIM_KEY
+from deltaferry.model.naming import CLAIM_KEY, REPLICATION_TAG, SITES_CONTAINER
 from deltaferry.model.units import BLOCK
 from lab.world import World
 
-_OUR_TAG = "deltaferry-replication"
-_OUR_TAGS = (_OUR_TAG, "deltaferry-migration")
-_OUR_CONTAINERS = "df-"
+_OUR_TAGS = (REPLICATION_TAG, "deltaferry-migration")
 _OUR_SNAPSHOTS = "df/"
 _STORES = ("log", "gateway", "seed")
 
@@ -66,10 +64,12 @@ def leftovers(world: World, vm_name: str, *, migrated: bool) -> Iterator[str]:
         )
         with client:
             for container in client.list_containers():
+                if container.name == SITES_CONTAINER:
+                    continue  # what is known of the whole site outlives every replication
                 yield f"the {store} account still has the container {container.name}"
     if not migrated:
         for resource in world.arm_control.resources():
-            if _OUR_TAG in resource.tags:
+            if REPLICATION_TAG in resource.tags:
                 yield f"Azure still has {resource.id}"
 
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from deltaferry.azure.arm import ArmClients, carries
 from deltaferry.azure.disks import ManagedDisks
 from deltaferry.azure.network import Networks
+from deltaferry.azure.owned import list_owned
 from deltaferry.azure.virtual_machines import VirtualMachines
+from deltaferry.model.audit import SeenResource
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.ports import Beat, DiskImport, ImportedDisk, TargetVm, TargetVmSpec
 
@@ -54,6 +56,10 @@ class AzureTarget:
         nic_id = self._networks.create_nic(resource_group, spec.name, spec.network, spec.subnet, tags, beat)
         vm = self._vms.create(resource_group, spec, os_type, nic_id, tags, beat)
         return self._vms.await_running(resource_group, vm, beat)
+
+    def list_owned(self, resource_group: str, installation: str, beat: Beat) -> tuple[SeenResource, ...]:
+        """Return the disks, disk snapshots and network interfaces of a resource group that carry an installation's tags."""
+        return list_owned(self._arm, resource_group, installation, beat)
 
     def delete_vm(self, resource_group: str, name: str, disks: Sequence[str], tags: Mapping[str, str], beat: Beat) -> None:
         """Delete a VM, its NIC and the disks of these names, as far as they carry the tags; no-op for what is gone."""

@@ -1,0 +1,236 @@
+"""What an audit of a site sees, what exists beside it, and what it finds (spec §2.5, §5).
+
+What is seen is stored between the steps of an audit, so its types are a published schema: fields are added with defaults.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from deltaferry.model.replication import Store
+
+AUDIT_VERSION = 1
+"""Of the stored objects; a reader refuses another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose something is, as far as its name, metadata or tags tell."""
+
+    installation: str
+    replication_id: str
+    site: str = ""
+    """Empty where the thing does not tell."""
+    instance_uuid: str = ""
+    """Of the source VM; empty where the thing does not tell."""
+    vm_name: str = ""
+
+
+class FindingCode(StrEnum):
+    """What a finding is about; programs branch on it."""
+
+    SNAPSHOT = "Snapshot"
+    CONSOLIDATION_PENDING = "ConsolidationPending"
+    CLAIM = "Claim"
+    LEASE = "Lease"
+    NOT_RUNNING = "NotRunning"
+    RECORD_UNREADABLE = "RecordUnreadable"
+    LOG_CONTAINER = "LogContainer"
+    SEED_DISKS = "SeedDisks"
+    BOOKKEEPING = "Bookkeeping"
+    TEMPORARY_BLOBS = "TemporaryBlobs"
+    UNKNOWN_CONTAINER = "UnknownContainer"
+    MANAGED_DISK = "ManagedDisk"
+    DISK_SNAPSHOT = "DiskSnapshot"
+    NETWORK_INTERFACE = "NetworkInterface"
+    OPEN_DISK_ACCESS = "OpenDiskAccess"
+
+
+class Verdict(StrEnum):
+    """What an audit does about something."""
+
+    REPAIR = "repair"
+    """It is ours, nobody needs it, and taking it away cannot lose anything."""
+    REPORT = "report"
+    """A person has to decide."""
+    LEAVE = "leave"
+    """It belongs where it is, or may do so."""
+
+
+# --- what is seen ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSnapshot:
+    """A snapshot on a VM, whoever's."""
+
+    moref: str
+    name: str
+    created_at: datetime | None
+    owner: Owner | None
+    """None: it is not one of Deltaferry's."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenVm:
+    """A VM that has something of Deltaferry's, or whose disks need consolidation."""
+
+    instance_uuid: str
+    name: str
+    claim: Owner | None
+    consolidation_needed: bool
+    snapshots: tuple[SeenSnapshot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSource:
+    """The source side at one moment of the site's own clock, by which the ages of its snapshots are reckoned."""
+
+    version: int
+    read_at: datetime
+    vms: tuple[SeenVm, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenContainer:
+    """A container of a store."""
+
+    store: Store
+    name: str
+    created_at: datetime | None
+    owner: Owner | None
+    """None: it does not tell."""
+    stray: tuple[str, ...] = ()
+    """In a container of seeds: names of blobs that are no seed of a disk."""
+
+
+class ResourceKind(StrEnum):
+    """What was made through Azure Resource Manager."""
+
+    DISK = "disk"
+    DISK_SNAPSHOT = "disk snapshot"
+    NETWORK_INTERFACE = "network interface"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenResource:
+    """An Azure resource that carries our tags."""
+
+    kind: ResourceKind
+    resource_id: str
+    owner: Owner
+    created_at: datetime | None
+    """None for kinds of which Azure does not tell."""
+    in_use: bool
+    """A VM has it."""
+    open_access: bool = False
+    """A signature to read or write it was granted and has not been revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenTarget:
+    """The target side, and the commit records as they were before it was looked at."""
+
+    version: int
+    recorded: tuple[Owner, ...]
+    unreadable: tuple[str, ...]
+    """Ids of replications whose commit record cannot be read."""
+    containers: tuple[SeenContainer, ...]
+    resources: tuple[SeenResource, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SeenLease:
+    """A lease in the site's arbiter."""
+
+    holder: str
+    """Workflow id."""
+    instance_uuid: str
+    """Of the VM that the holder works for."""
+    request_id: str
+    granted_at: datetime
+
+
+# --- what exists -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RunningReplication:
+    """A VM of the site for which a replication, or a job of one, runs."""
+
+    instance_uuid: str
+    replication_id: str | None
+    """None: it was not asked, or did not answer. It may be any replication of the VM then."""
+    parked: bool = False
+    """It said that it waits for a person: no cycle and no job runs, and none begins by itself."""
+    has_jobs: bool = True
+    """A copy, resync or migration of it runs, or may do so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """Who there is that things may belong to. Read after the things: what is made later is not among them."""
+
+    installation: str
+    site: str
+    recorded: tuple[Owner, ...]
+    """The commit records that can be read, of every site and installation."""
+    unreadable: frozenset[str]
+    """Ids of replications whose commit record cannot be read: whose they are is not known."""
+    ended: tuple[Owner, ...]
+    """Replications that had a commit record when the audit began, and have none now: they have just ended."""
+    running: tuple[RunningReplication, ...]
+    holders: frozenset[str]
+    """Holders of leases that run."""
+
+
+# --- what is found ---------------------------------------------------------------------------------------------------
+
+
+class Outcome(StrEnum):
+    """What became of a finding."""
+
+    FOUND = "found"
+    """Nothing was tried: it was only reported, or the audit was a dry run."""
+    REPAIRED = "repaired"
+    PASSED_OVER = "passed over"
+    """When it was to be repaired, it was gone or belonged to somebody."""
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that does not belong."""
+
+    code: FindingCode
+    verdict: Verdict
+    what: str
+    """A sentence."""
+    where: str
+    """The VM, container, workflow or resource that it is about."""
+    remedy: str
+    """What to do about it, or what the audit does."""
+    key: str
+    """Names the thing for a program: a snapshot's moref, a container, a lease's request id, a resource id."""
+    replication_id: str = ""
+    instance_uuid: str = ""
+    outcome: Outcome = Outcome.FOUND
+    detail: str = ""
+    """Why a repair failed or was passed over."""
+
+    @property
+    def left(self) -> bool:
+        """Whether something is still to be done about it."""
+        return self.outcome in (Outcome.FOUND, Outcome.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """The stored object: everything that an audit found, and what became of it."""
+
+    version: int
+    installation: str
+    site: str
+    dry_run: bool
+    read_at: datetime
+    findings: tuple[Finding, ...]
