@@ -1,7 +1,8 @@
 """Heartbeats: how a running step says what it has done, and learns that it shall end."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from temporalio import activity
@@ -35,6 +36,7 @@ class Heartbeats:
         self._step = step
         self._started_at_s = time.time()
         self._last = 0.0
+        self._checks: list[Callable[[], None]] = []
 
     def beat(self) -> None:
         """Say that the step is alive."""
@@ -50,6 +52,15 @@ class Heartbeats:
             )
         )
 
+    @contextmanager
+    def ended_by(self, check: Callable[[], None]) -> Iterator[None]:
+        """Call `check` before every beat, as long as the context lasts: what it raises ends the step."""
+        self._checks.append(check)
+        try:
+            yield
+        finally:
+            self._checks.remove(check)
+
     def _send(self, heartbeat: Callable[[], None]) -> None:
         now = time.monotonic()
         if now - self._last >= _MIN_INTERVAL_S:
@@ -61,3 +72,5 @@ class Heartbeats:
             raise CancelledError(f"The step was cancelled: {self._step}.")
         if activity.is_worker_shutdown():
             raise DeltaferryError(ErrorKind.INTERRUPTED, f"The worker was told to end the step: {self._step}.")
+        for check in self._checks:
+            check()

@@ -8,6 +8,7 @@ from datetime import timedelta
 from temporalio import activity
 
 from activities.adapters import ACCESS_LIFETIME, Site
+from activities.datastore_guard import room_watched
 from activities.failures import translated
 from activities.keys import data_key
 from activities.present_disks import held_still, present_disks
@@ -15,11 +16,13 @@ from activities.progress import Heartbeats
 from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest
 from deltaferry.blocks.plan import Plan, decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
-from deltaferry.model.replication import ObjectRef, ReplicationRef, StoredSegment
+from deltaferry.model.replication import CycleKind, ObjectRef, ReplicationRef, StoredSegment
 from deltaferry.model.vm import Snapshot
 from deltaferry.ports import SendDisk, SendJob, SentDisk
 from workflows.step_messages import ChunkDisk, SentChunk, TransferInput, TransferResult
 
+PRE_FAILOVER = frozenset({CycleKind.ON_DEMAND, CycleKind.FINAL})
+"""The cycles that a migration or failover waits for."""
 DIGEST_METADATA = "digest"
 """Metadata of a segment object: hexadecimal BLAKE3-256 of its bytes, so that a listing is enough to write a manifest."""
 
@@ -37,7 +40,8 @@ class Transfer:
 
         A chunk whose manifest is stored is done: a repetition returns it, and sends nothing. A segment that the log
         store holds is not read again. Without a snapshot, the source is held as it is meanwhile, and what was read while
-        it was not counts for nothing. Raises SNAPSHOT_LOST, SOURCE_MOVED_ON, DISK_READ_FAILED, STORE_*.
+        it was not counts for nothing. Raises SNAPSHOT_LOST, SOURCE_MOVED_ON, DISK_READ_FAILED, STORE_*, and DATASTORE_FULL as
+        soon as the snapshot has to be released.
         """
         beats = Heartbeats("sending changed blocks")
         ref = request.replication.ref
@@ -55,6 +59,8 @@ class Transfer:
             if not request.snapshot:
                 held.enter_context(held_still(site, request.replication, request.cycle_key))
                 at_once -= 1  # the host serves the disk that is held, too
+            else:
+                held.enter_context(room_watched(site, request.replication.ref, beats))
             turns = [disks[first : first + max(at_once, 1)] for first in range(0, len(disks), max(at_once, 1))]
             for turn in turns:
                 sent |= self._send_turn(site, request, turn, site.chunk_max / len(turns), beats)
@@ -86,6 +92,7 @@ class Transfer:
                 data_key=data_key(site.stores, ref),
                 stop_after=stop_after,
                 stop_after_bytes=site.chunk_max_bytes,
+                urgent=request.kind in PRE_FAILOVER,
             )
             sent = site.plane.send(job, beats.progress)
             if not request.snapshot:

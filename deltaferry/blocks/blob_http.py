@@ -16,8 +16,9 @@ from functools import partial
 from http import HTTPStatus
 from urllib.parse import quote, urlsplit
 
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_random_exponential
 
+from deltaferry.blocks.allowance import SLICE_BYTES, UNPACED, BodyPace
 from deltaferry.blocks.blob_errors import DIGEST_HEADER, ERROR_CODE_HEADER, Refused, Unanswered, error_of
 from deltaferry.blocks.killpoints import KillPoint, pass_point
 from deltaferry.blocks.manifest import DIGEST_BYTES
@@ -27,9 +28,10 @@ from deltaferry.model.units import BLOCK, MIB
 from deltaferry.ports import BlobAccess
 
 API_VERSION = "2023-11-03"
-SLICE_BYTES = 256 * 1024
-"""A body is sent in slices, each under a time limit of its own, so that a slow link is slow and not broken (azcopy #1219)."""
 _SEQUENCE_NUMBER = "x-ms-blob-sequence-number"
+_LONGEST_IDLE_S = 30.0
+"""A connection that was not used for longer is made anew: the server may have given it up, and what is sent over it is lost.
+On a slow line a thread waits for minutes between two objects."""
 
 
 class Role(StrEnum):
@@ -83,11 +85,15 @@ class BlobClient:
                 connection.close()
             self._connections.clear()
 
-    def put_new(self, name: str, data: memoryview, digest: bytes) -> bool:
-        """Store an object unless one of that name exists; return whether it was stored."""
+    def put_new(self, name: str, data: memoryview, digest: bytes, pace: BodyPace = UNPACED) -> bool:
+        """Store an object unless one of that name exists; return whether it was stored.
+
+        `pace` says when the body may be sent; what it raises is passed on. Waiting for it is no part of any time limit, and
+        until the first slice may be sent no request is open.
+        """
         headers = {"x-ms-blob-type": "BlockBlob", "If-None-Match": "*", DIGEST_HEADER: digest.hex()}
         try:
-            self._call("PUT", name, headers, body=data)
+            self._call("PUT", name, headers, body=data, pace=pace)
         except Refused as refusal:
             if refusal.status in (HTTPStatus.CONFLICT, HTTPStatus.PRECONDITION_FAILED) and refusal.code in (
                 "BlobAlreadyExists", "ConditionNotMet", "UnauthorizedBlobOverwrite",
@@ -180,10 +186,11 @@ class BlobClient:
         body: memoryview | None = None,
         into: memoryview | None = None,
         pacer: Pacer | None = None,
+        pace: BodyPace = UNPACED,
     ) -> _Reply:
         """Send a request until it is answered for good. Raises Refused for the service's no, or STORE_UNREACHABLE."""
         target = f"{self._path}/{quote(name)}?{f'comp={comp}&' if comp else ''}{self._query}"
-        attempt = partial(self._attempt, method, target, headers, body, into, pacer)
+        attempt = partial(self._attempt, method, target, headers, body, into, pacer, pace)
         began_s = time.monotonic()
         try:
             try:
@@ -191,16 +198,22 @@ class BlobClient:
             except (Refused, Unanswered) as failure:
                 if not _may_pass(failure):
                     raise
-                return self._again(attempt, failure, self._limits.retry_for_s - (time.monotonic() - began_s))
+                spent_s = time.monotonic() - began_s - pace.waited_s
+                return self._again(attempt, failure, pace, self._limits.retry_for_s - spent_s)
         except Unanswered as failure:
             raise DeltaferryError(
                 ErrorKind.STORE_UNREACHABLE, f"{method} {self._host}{self._path}/{name} was not answered: {failure.reason}"
             ) from None
 
     @staticmethod
-    def _again(attempt: Callable[[], _Reply], failure: Refused | Unanswered, left_s: float) -> _Reply:
+    def _again(attempt: Callable[[], _Reply], failure: Refused | Unanswered, pace: BodyPace, left_s: float) -> _Reply:
         """Repeat an attempt that failed, with its waits. Only here, because they cost as much as sending a small request."""
         failures = [failure]
+        waited_s = pace.waited_s
+
+        def patience_is_out(state: RetryCallState) -> bool:
+            spent_s = (state.seconds_since_start or 0.0) - (pace.waited_s - waited_s)
+            return spent_s + state.upcoming_sleep >= left_s
 
         def next_attempt() -> _Reply:
             if failures:
@@ -210,7 +223,7 @@ class BlobClient:
         retrying = Retrying(
             retry=retry_if_exception(_may_pass),
             wait=_wait,
-            stop=stop_before_delay(max(0.0, left_s)),
+            stop=patience_is_out,
             reraise=True,
         )
         return retrying(next_attempt)
@@ -223,7 +236,9 @@ class BlobClient:
         body: memoryview | None,
         into: memoryview | None,
         pacer: Pacer | None,
+        pace: BodyPace,
     ) -> _Reply:
+        first_bytes = pace.take(len(body)) if body else 0
         if pacer is not None:
             wait_s = pacer.reserve(len(body) if body is not None else len(into) if into is not None else 0)
             if wait_s > 0:  # even a sleep of nothing gives the processor away
@@ -238,7 +253,7 @@ class BlobClient:
                 connection.request(
                     method,
                     target,
-                    _slices(body, paged=pacer is not None) if body is not None else None,
+                    _slices(body, first_bytes, pace, paged=pacer is not None) if body is not None else None,
                     {"x-ms-version": API_VERSION, **length_header, **headers},
                 )
             except (BrokenPipeError, ConnectionResetError):
@@ -253,6 +268,7 @@ class BlobClient:
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(type(error).__name__) from None
         finally:
+            self._local.used_s = time.monotonic()
             if not complete:
                 connection.close()
         if response.status >= HTTPStatus.BAD_REQUEST:
@@ -297,14 +313,20 @@ class BlobClient:
             self._local.connection = connection
             with self._lock:
                 self._connections.append(connection)
+        elif time.monotonic() - self._local.used_s > _LONGEST_IDLE_S:
+            connection.close()
         return connection
 
 
-def _slices(body: memoryview, *, paged: bool) -> Iterator[memoryview]:
-    for start in range(0, len(body), SLICE_BYTES):
-        yield body[start : start + SLICE_BYTES]
-        if paged and start == 0:
-            pass_point(KillPoint.MID_PUT_PAGE)
+def _slices(body: memoryview, first_bytes: int, pace: BodyPace, *, paged: bool) -> Iterator[memoryview]:
+    yield body[:first_bytes]
+    if paged:
+        pass_point(KillPoint.MID_PUT_PAGE)
+    sent = first_bytes
+    while sent < len(body):
+        size = pace.take(len(body) - sent)
+        yield body[sent : sent + size]
+        sent += size
 
 
 def _may_pass(error: BaseException) -> bool:

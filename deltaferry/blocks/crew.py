@@ -15,7 +15,9 @@ _TICK_S = 1.0
 class Crew(Generic[T]):
     """Runs a job's threads. The disks' work comes from one iterator each, advanced under the crew's lock."""
 
-    def __init__(self, work: Sequence[Iterator[T]], per_disk: int) -> None:
+    def __init__(self, work: Sequence[Iterator[T]], per_disk: int, on_failure: Callable[[], None] = lambda: None) -> None:
+        """Take each disk's work. `on_failure` is called when the first failure stops the handing out, to end the threads' waits."""
+        self._on_failure = on_failure
         self._work = list(work)
         self._busy = [0] * len(work)
         self._per_disk = per_disk
@@ -85,5 +87,7 @@ class Crew(Generic[T]):
 
     def _stop(self, error: BaseException) -> None:
         with self._lock:
-            if self._failure is None:
-                self._failure = error
+            if self._failure is not None:
+                return
+            self._failure = error
+        self._on_failure()

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import BinaryIO
 
 from deltaferry.blocks.blob_http import HttpLimits
+from deltaferry.blocks.budget_rows import Seat
 from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -37,6 +38,8 @@ class Task:
 
     job: SendJob | ApplyJob | CompareJob | CheckJob = field(repr=False)
     settings: Settings
+    seat: Seat | None = None
+    """The place in the appliance's budget of what the job sends; None where nothing ever limits it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import cast
 
@@ -23,6 +23,7 @@ from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.blocks.plan import planned_segments
 from deltaferry.blocks.scrub import nothing_to_read, run_scrub
 from deltaferry.blocks.sector_sets import SectorSet
+from deltaferry.blocks.throttle import Budget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE
 from deltaferry.ports import (
@@ -54,14 +55,19 @@ class ProcessDataPlane:
         page_blob_bytes_per_s: float = DEFAULT_BYTES_PER_S,
         nbd_timeout_s: float = DEFAULT_TIMEOUT_S,
         http: HttpLimits | None = None,
+        budget: Budget | None = None,
     ) -> None:
+        """Take what the data processes work by; what they send to the log store is limited by the `budget`, if there is one."""
+        self._budget = budget
         self._settings = Settings(threads_per_disk, threads, page_blob_bytes_per_s, nbd_timeout_s, http or HttpLimits())
 
     def send(self, job: SendJob, progress: Callable[[DataProgress], None]) -> tuple[SentDisk, ...]:
         """Carry out stage 1. See `DataPlane.send`. Without any segment to look at, no process is started."""
         if all(disk.first_segment >= planned_segments(disk.plan) for disk in job.disks):
             return tuple(SentDisk(disk.disk_key, disk.first_segment, (), 0, 0, 0, 0) for disk in job.disks)
-        return cast("tuple[SentDisk, ...]", self._run(Task(job, self._settings), progress).disks)
+        with ExitStack() as seated:
+            seat = seated.enter_context(self._budget.seat(urgent=job.urgent)) if self._budget is not None else None
+            return cast("tuple[SentDisk, ...]", self._run(Task(job, self._settings, seat), progress).disks)
 
     def apply(self, job: ApplyJob, progress: Callable[[DataProgress], None]) -> tuple[AppliedDisk, ...]:
         """Carry out stage 2. See `DataPlane.apply`. Without any segment, no process is started."""
@@ -93,6 +99,7 @@ class ProcessDataPlane:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(),
+            pass_fds=() if task.seat is None else (task.seat.descriptor,),
         )
         try:
             return _follow(process, encode_frame(task), progress)

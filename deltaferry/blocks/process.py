@@ -12,6 +12,7 @@ import threading
 import traceback
 from typing import BinaryIO
 
+from deltaferry.blocks.allowance import Allowance
 from deltaferry.blocks.apply import run_apply
 from deltaferry.blocks.jobs import Failure, Frame, Outcome, Task, encode_frame, read_task
 from deltaferry.blocks.killpoints import KillPoint, pass_point
@@ -54,7 +55,8 @@ def _carry_out(task: Task, out: BinaryIO) -> Frame:
 
     try:
         if isinstance(task.job, SendJob):
-            return Outcome(run_send(task.job, task.settings, report))
+            allowance = Allowance.of(task.seat) if task.seat is not None else None
+            return Outcome(run_send(task.job, task.settings, report, allowance))
         if isinstance(task.job, ApplyJob):
             return Outcome(run_apply(task.job, task.settings, report))
         return Outcome(run_scrub(task.job, task.settings, report))

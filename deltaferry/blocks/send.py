@@ -3,9 +3,12 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import takewhile
 
 from blake3 import blake3
 
+from deltaferry.blocks.allowance import UNPACED, Allowance, GivenBack
 from deltaferry.blocks.blob_http import BlobClient, Role
 from deltaferry.blocks.checksums import Hasher
 from deltaferry.blocks.crew import Crew
@@ -47,7 +50,7 @@ class _Disk:
         self._client: NbdClient | None = None
         self._next = disk.first_segment
         self._handed_out_bytes = 0
-        self._started = False
+        self._first_handed_out: int | None = None
         self._done: dict[int, StoredSegment] = {}
         self.total_bytes = self.plan.data_bytes_from(disk.first_segment)
         self.done_bytes = self.bytes_read = self.bytes_sent = self.sent = self.found = 0
@@ -69,12 +72,20 @@ class _Disk:
                     self.done_bytes += size
                 continue
             spent = time.monotonic() >= self._deadline_s or self._handed_out_bytes >= self._job.stop_after_bytes
-            if spent and self._started:
+            if spent and self._first_handed_out is not None:
                 return
-            self._started = True
+            if self._first_handed_out is None:
+                self._first_handed_out = number
             self._next += 1
             self._handed_out_bytes += size
             yield number
+
+    def too_late_for(self, number: int) -> bool:
+        """Return whether a segment that was handed out, and still waits for its share of the line, shall be left to the next chunk.
+
+        On a slow line what has been read ahead would make a chunk longer than its time.
+        """
+        return number != self._first_handed_out and time.monotonic() >= self._deadline_s
 
     def source(self) -> NbdClient:
         """Return the disk's one connection, made when it is first needed. Raises DISK_READ_FAILED."""
@@ -104,9 +115,11 @@ class _Disk:
                 self.found += 1
 
     def result(self) -> SentDisk:
-        """Return what was done, once all that was handed out is."""
-        segments = tuple(self._done[number] for number in range(self._source.first_segment, self._next))
-        return SentDisk(self.key, self._next, segments, self.bytes_read, self.bytes_sent, self.sent, self.found)
+        """Return what was done, once all that was handed out is done or given back: what lies before the first gap."""
+        handed_out = range(self._source.first_segment, self._next)
+        segments = tuple(self._done[number] for number in takewhile(self._done.__contains__, handed_out))
+        next_segment = self._source.first_segment + len(segments)
+        return SentDisk(self.key, next_segment, segments, self.bytes_read, self.bytes_sent, self.sent, self.found)
 
     def close(self) -> None:
         """Close the connection to the source."""
@@ -126,16 +139,28 @@ class _Bench:
 class _Sender:
     """The steps of a segment. Safe to use from several threads."""
 
-    def __init__(self, job: SendJob, disks: list[_Disk], log: BlobClient, hasher: Hasher, benches: Pool[_Bench]) -> None:
+    def __init__(
+        self,
+        job: SendJob,
+        disks: list[_Disk],
+        log: BlobClient,
+        hasher: Hasher,
+        benches: Pool[_Bench],
+        allowance: Allowance | None,
+    ) -> None:
         self._job = job
+        self._allowance = allowance
         self._disks = disks
         self._log = log
         self._hasher = hasher
         self._benches = benches
 
     def __call__(self, index: int, number: int) -> None:
-        """Carry a segment from the source to the log store."""
-        disk = self._disks[index]
+        """Carry a segment from the source to the log store, unless its turn to be sent does not come in the chunk's time."""
+        with suppress(GivenBack):
+            self._carry(self._disks[index], number)
+
+    def _carry(self, disk: _Disk, number: int) -> None:
         identity = SegmentIdentity(self._job.replication_id, self._job.cycle_key, disk.key, number, disk.capacity_bytes)
         with disk.room, self._benches.lend() as bench:
             stored, read_bytes = self._pack(bench, disk, identity)
@@ -158,7 +183,9 @@ class _Sender:
 
     def _put(self, disk: _Disk, identity: SegmentIdentity, segment: StoredSegment, stored: memoryview, read_bytes: int) -> None:
         """Store an object unless an earlier attempt has, and note which one is in the store."""
-        ours = self._log.put_new(identity.name, stored, segment.digest)
+        number = identity.number
+        pace = self._allowance.body(lambda: disk.too_late_for(number)) if self._allowance is not None else UNPACED
+        ours = self._log.put_new(identity.name, stored, segment.digest, pace)
         if not ours:
             found_digest, size = self._log.stored(identity.name)
             # A request whose reply was lost: salts are random, so nobody else has this digest.
@@ -204,12 +231,18 @@ class _Sender:
         return tuple(granules)
 
 
+def _nothing() -> None:
+    """Do as the one who has nobody to wake."""
+
+
 def _granule_bytes(disk: _Disk, index: int) -> int:
     return min(GRANULE, disk.capacity_bytes - index * GRANULE)
 
 
-def run_send(job: SendJob, settings: Settings, report: Callable[[DataProgress], None]) -> tuple[SentDisk, ...]:
-    """Carry out stage 1 in this process. `report` is called once a second."""
+def run_send(
+    job: SendJob, settings: Settings, report: Callable[[DataProgress], None], allowance: Allowance | None = None
+) -> tuple[SentDisk, ...]:
+    """Carry out stage 1 in this process, at the pace of its allowance. `report` is called once a second, whatever the pace."""
     deadline_s = time.monotonic() + job.stop_after.total_seconds()
     disks = [_Disk(disk, job, deadline_s, settings) for disk in job.disks]
     total_bytes = sum(disk.total_bytes for disk in disks)
@@ -221,8 +254,9 @@ def run_send(job: SendJob, settings: Settings, report: Callable[[DataProgress], 
         report(DataProgress(sum(done for _, done in by_disk), total_bytes, sum(disk.bytes_sent for disk in disks), by_disk))
 
     try:
-        sender = _Sender(job, disks, log, hasher, Pool(settings.threads, lambda: _Bench(job, hasher)))
-        crew = Crew([disk.work() for disk in disks], settings.threads_per_disk * THREADS_PER_BUFFER)
+        sender = _Sender(job, disks, log, hasher, Pool(settings.threads, lambda: _Bench(job, hasher)), allowance)
+        stop = allowance.stop if allowance is not None else _nothing
+        crew = Crew([disk.work() for disk in disks], settings.threads_per_disk * THREADS_PER_BUFFER, stop)
         crew.run(settings.threads * THREADS_PER_BUFFER, lambda: sender, tick)
     finally:
         for disk in disks:

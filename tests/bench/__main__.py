@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--quick] [data | group …]`: measure, print a table, write `.bench/results.json`.
+"""`python -m tests.bench [--quick] [data | site | group …]`: measure, print a table, write `.bench/results.json`.
 
 A bar that is missed is reported, and the exit code stays 0; it is 1 if a measure could not be made.
 """
@@ -21,7 +21,9 @@ from tests.bench.machine import description
 from tests.bench.nbd_tools import measure_nbd_tools
 from tests.bench.report import Bench, Group, Measure, NotMeasured, save, table
 from tests.bench.scrub import measure_scrub
+from tests.bench.site import measure_site
 from tests.bench.stages import measure_stages
+from tests.bench.throttle import measure_throttle
 
 DATA: Mapping[str, Group] = {
     "stages": measure_stages,
@@ -31,7 +33,14 @@ DATA: Mapping[str, Group] = {
     "scrub": measure_scrub,
     "lab": measure_lab_paths,
 }
-SETS: Mapping[str, tuple[str, ...]] = {"data": tuple(DATA)}
+"""The data plane."""
+SITE: Mapping[str, Group] = {
+    "throttle": measure_throttle,
+    "arbiter": measure_site,
+}
+"""What a whole site needs: its limits and its arbiter."""
+GROUPS: Mapping[str, Group] = {**DATA, **SITE}
+SETS: Mapping[str, tuple[str, ...]] = {"data": tuple(DATA), "site": tuple(SITE)}
 
 
 _WIDTH = 150
@@ -49,6 +58,10 @@ def full(directory: Path) -> Bench:
         areas_4k=10_000,
         growth_disk_bytes=1024 * MIB,
         empty_cycles=8,
+        throttle_s=30,
+        site_replications=(50, 100, 200, 500),
+        site_cycles=2,
+        site_probes=10,
     )
 
 
@@ -63,6 +76,10 @@ def quick(directory: Path) -> Bench:
         areas_4k=64,
         growth_disk_bytes=8 * MIB,
         empty_cycles=2,
+        throttle_s=3,
+        site_replications=(3, 30),
+        site_cycles=2,
+        site_probes=2,
     )
 
 
@@ -74,7 +91,7 @@ def run(groups: list[str], bench: Bench, console: Console) -> tuple[list[Measure
     for group in groups:
         began = time.monotonic()
         try:
-            for measure in DATA[group](bench):
+            for measure in GROUPS[group](bench):
                 measures.append(measure)
                 console.print(f"  {measure.name} = {measure.value:.3g} {measure.unit}", highlight=False)
         except NotMeasured as missing:
@@ -89,11 +106,13 @@ def run(groups: list[str], bench: Bench, console: Console) -> tuple[list[Measure
 def main() -> int:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
-    parser.add_argument("names", nargs="*", metavar="data|group", help=f"groups: {', '.join(DATA)}; without any, all of them")
+    parser.add_argument(
+        "names", nargs="*", metavar="data|site|group", help=f"groups: {', '.join(GROUPS)}; without any, all of them"
+    )
     parser.add_argument("--quick", action="store_true", help="small images, one pair each: whether it can be measured at all")
     parser.add_argument("--directory", type=Path, default=Path(".bench"), help="where images and results go")
     options = parser.parse_args()
-    unknown = set(options.names) - set(DATA) - set(SETS)
+    unknown = set(options.names) - set(GROUPS) - set(SETS)
     if unknown:
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     groups = [group for name in options.names or SETS for group in SETS.get(name, (name,))]

@@ -20,7 +20,7 @@ from deltaferry.model.units import BLOCK, MIB, SECTOR
 from deltaferry.ports import BlobAccess, NbdAddress
 from lab.configuration import ACCOUNTS
 from lab.settings import DATASTORES, ESXI_HOSTS, NETWORKS, LabSettings, LabTimes
-from lab.vcenter.control import VmState
+from lab.vcenter.control_views import VmState
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
 from tests.bench.bare_job import BareDisk, BareJob, BareResult

@@ -17,6 +17,8 @@ from tests.bench.bare_job import BareJob, BareResult
 T = TypeVar("T")
 _LOOK_EVERY_S = 0.05
 _PROC = Path("/proc")
+_UTIME, _STIME = 11, 12
+"""Among the fields of `/proc/<pid>/stat` behind the command's name (proc_pid_stat(5))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class _PeakWatch:
     """Looks at this process's new children until it is stopped."""
 
     def __init__(self) -> None:
-        self._known = _children()
+        self._known = children()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.peak_bytes = 0
@@ -50,11 +52,11 @@ class _PeakWatch:
 
     def _look(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_S):
-            for pid in _children() - self._known:
+            for pid in children() - self._known:
                 self.peak_bytes = max(self.peak_bytes, high_water_bytes(pid))
 
 
-def _children() -> set[int]:
+def children() -> set[int]:
     """Return the ids of this process's children."""
     found: set[int] = set()
     for task in (_PROC / "self" / "task").iterdir():
@@ -72,6 +74,18 @@ def high_water_bytes(pid: int) -> int:
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
+
+
+def resident_bytes(pid: int) -> int:
+    """Return a running process's resident set of now."""
+    pages = int((_PROC / str(pid) / "statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_s(pid: int) -> float:
+    """Return the CPU time that a running process has spent so far."""
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_STIME])) / os.sysconf("SC_CLK_TCK")
 
 
 def measured(action: Callable[[], T]) -> Cost[T]:

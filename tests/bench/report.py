@@ -53,6 +53,14 @@ class Bench:
     growth_disk_bytes: int
     """Size of each disk where their number grows, and of the smallest one where the size grows."""
     empty_cycles: int
+    throttle_s: float
+    """How long each run over a throttled line lasts; its windows are a third of it."""
+    site_replications: tuple[int, ...]
+    """The sizes of the sites."""
+    site_cycles: int
+    """How many delta cycles every replication of a site runs."""
+    site_probes: int
+    """How many cycles run beside those that wait, on each of two VMs."""
 
 
 Group = Callable[[Bench], Iterator[Measure]]
@@ -111,8 +119,9 @@ def table(measures: Sequence[Measure], title: str) -> Table:
 
 
 def save(measures: Sequence[Measure], path: Path) -> None:
-    """Write the results of this run as JSON, in place of an earlier one's."""
-    found = {
+    """Write the results of this run as JSON; what earlier runs measured, and this one did not, stays."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = earlier | {
         measure.name: {
             "value": measure.value,
             "unit": measure.unit,
