@@ -71,6 +71,8 @@ def configuration(endpoints: Endpoints, settings: LabSettings) -> str:
                 "ca_file": ca_file,
                 "time_zone": "UTC",
                 "off_hours": settings.off_hours,
+                "inventory_every": _duration(settings.inventory_every) if settings.inventory_every else "never",
+                "audit_every": "never",
                 "min_interval": _duration(settings.min_interval),
                 "max_interval": _duration(settings.max_interval),
                 "appliance": lab.APPLIANCE,
@@ -82,6 +84,7 @@ def configuration(endpoints: Endpoints, settings: LabSettings) -> str:
                     "disks_per_host": settings.disks_per_host,
                     "snapshots_per_datastore": settings.snapshots_per_datastore,
                 },
+                "scale_out": {appliance: {"blackout": ""} for appliance in settings.scale_out},
             }
         },
         "targets": {

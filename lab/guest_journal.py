@@ -1,7 +1,8 @@
 """What the guest writer did, as JSON lines, and how it is compared with a disk afterwards.
 
-A write is journaled once it is acknowledged. The last line says why the writer stopped. A write without an answer is
-journaled as `unanswered`: it may be on the disk or not, so what lies under it proves nothing.
+A write is journaled once it is acknowledged. A run's last line says why the guest stopped; where the journal goes on, the
+next run follows it. A write without an answer is journaled as `unanswered`: it may be on the disk or not, so what lies
+under it proves nothing.
 """
 
 import bisect
@@ -25,7 +26,7 @@ class WriteKind(StrEnum):
     ZERO = "zero"
     UNANSWERED = "unanswered"
     STOPPED = "stopped"
-    """The writer's last line: no write."""
+    """The last line of a run of the guest, once its writes are on the disks: no write."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class JournalEntry:
 
     sequence: int
     disk: int
-    """vSphere's device key."""
+    """vSphere's device key; of an Azure VM 0 for the OS disk, and its LUN and 1 for a data disk."""
     offset: int
     length: int
     kind: WriteKind
@@ -50,11 +51,17 @@ def digest_of(data: bytes | memoryview) -> str:
 class JournalWriter:
     """Appends entries; they are durable at most `sync_every_s` after they were added, and at the end."""
 
-    def __init__(self, path: Path, sync_every_s: float = 0.5) -> None:
-        self._file: TextIO = path.open("w", encoding="utf-8")
+    def __init__(self, path: Path, sync_every_s: float = 0.5, after: int | None = None) -> None:
+        """Begin a journal, or go on with one whose last sequence number is `after`."""
+        self._file: TextIO = path.open("w" if after is None else "a", encoding="utf-8")
         self._sync_every_s = sync_every_s
         self._synced_at = time.monotonic()
-        self._sequence = 0
+        self._sequence = after or 0
+
+    @property
+    def sequence(self) -> int:
+        """The last entry's number; 0 before the first."""
+        return self._sequence
 
     def add(self, disk: int, offset: int, length: int, kind: WriteKind, digest: str) -> None:
         """Add an entry."""
@@ -68,6 +75,11 @@ class JournalWriter:
         self._file.flush()
         os.fsync(self._file.fileno())
         self._synced_at = time.monotonic()
+
+    def end(self, reason: str) -> None:
+        """Add why the guest stopped, as the run's last entry, and close."""
+        self.add(0, 0, 0, WriteKind.STOPPED, reason)
+        self.close()
 
     def close(self) -> None:
         """Make all entries durable and close the file."""
@@ -88,8 +100,11 @@ def _entries(lines: Iterable[str]) -> Iterator[JournalEntry]:
 
 
 def stop_reason(entries: Iterable[JournalEntry]) -> str | None:
-    """Return why the writer stopped, or None if it has not."""
-    return next((entry.digest for entry in entries if entry.kind is WriteKind.STOPPED), None)
+    """Return why the guest stopped last, or None if it has not since it last began."""
+    last = None
+    for entry in entries:
+        last = entry.digest if entry.kind is WriteKind.STOPPED else None
+    return last
 
 
 def surviving(entries: Iterable[JournalEntry], disk: int) -> tuple[JournalEntry, ...]:

@@ -23,6 +23,8 @@ SUBSCRIPTION = "00000000-0000-0000-0000-000000000001"
 RESOURCE_GROUP = "rg-target"
 LOCATION = "westeurope"
 NETWORK = "vnet-target"
+ISOLATED_NETWORK = "vnet-isolated"
+"""Azure's network without a way to any other; NETWORKS[1] is vSphere's."""
 SUBNET = "default"
 
 VmsOf = Callable[[Path], tuple[VmSpec, ...]]
@@ -57,6 +59,10 @@ class LabSettings:
     times: LabTimes = field(default_factory=LabTimes)
     search_attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     with_ui: bool = True
+    azure_guest_bytes_per_second: int = 0
+    """What the guest of every running Azure VM writes to its disks; 0: nothing, unless `ArmControl.switch_guest` says so."""
+    inventory_every: timedelta = timedelta(0)
+    """How often vCenter's VMs are listed by a schedule; zero: only on request."""
     min_interval: timedelta = timedelta(seconds=5)
     max_interval: timedelta = timedelta(hours=12)
     off_hours: str = "Monday;0:00;7d"
@@ -67,6 +73,9 @@ class LabSettings:
     threads_per_disk: int = 4
     page_blob_rate_mib_s: int = 1000
     """No pacing below what Azurite can do."""
+    hosts: tuple[HostSpec, ...] = ESXI_HOSTS
+    scale_out: tuple[str, ...] = ()
+    """Scale-out appliances beside APPLIANCE."""
     disks_per_appliance: int = 52
     disks_per_host: int = 8
     snapshots_per_datastore: int = 15

@@ -150,15 +150,19 @@ class World:
         """Return the account key of a store: `log`, `gateway` or `seed`."""
         return self._keys[ACCOUNTS[store]]
 
-    def worker(self, role: str, name: str | None = None, variables: Mapping[str, str] | None = None) -> ManagedProcess:
+    def worker(
+        self, role: str, name: str | None = None, variables: Mapping[str, str] | None = None, *, appliance: str | None = None
+    ) -> ManagedProcess:
         """Start a worker (`control`, `source` or `target`) as a process; it is stopped with the lab.
 
-        `variables` are added to its environment: a kill point, for example.
+        `variables` are added to its environment: a kill point, for example. `appliance` names the scale-out appliance that a
+        source worker is.
         """
+        of_appliance = () if appliance is None else ("--appliance", appliance)
         return self._start(
             ProcessSpec(
                 name=name or f"worker-{role}",
-                command=python_command("-m", "console.main", "worker", role, "--config", str(self.config_file)),
+                command=python_command("-m", "console.main", "worker", role, "--config", str(self.config_file), *of_appliance),
                 log_directory=self._logs,
                 environment={**self.environment, **(variables or {})},
             )
@@ -222,7 +226,7 @@ class World:
         times = {name: value for name, value in asdict(self.settings.times).items() if not name.startswith("azure_")}
         inventory = InventorySpec(
             users={lab.VCENTER_USER: self.environment[VCENTER_PASSWORD]},
-            hosts=lab.ESXI_HOSTS,
+            hosts=self.settings.hosts,
             datastores=lab.DATASTORES,
             vms=self.settings.vms(images),
             networks=lab.NETWORKS,
@@ -243,6 +247,7 @@ class World:
             seed=_azure_seed(),
             retry_after_s=times.azure_retry_after_s,
             operation_s=times.azure_operation_s,
+            guest_bytes_per_second=self.settings.azure_guest_bytes_per_second,
         )
 
     def _vcenter_ready(self, name: str) -> object:
@@ -266,6 +271,13 @@ def _azure_seed() -> Json:
                     {"name": lab.SUBNET, "address_prefix": "10.0.0.0/24"},
                     {"name": "isolated", "address_prefix": "10.0.1.0/24"},
                 ],
-            }
+            },
+            {
+                "resource_group": lab.RESOURCE_GROUP,
+                "name": lab.ISOLATED_NETWORK,
+                "location": lab.LOCATION,
+                "address_prefixes": ["10.1.0.0/16"],
+                "subnets": [{"name": lab.SUBNET, "address_prefix": "10.1.0.0/24"}],
+            },
         ],
     }

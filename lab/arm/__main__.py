@@ -38,10 +38,11 @@ def _options() -> Options:
     parser.add_argument("--retry-after-s", type=float, default=1.0, help="Retry-After of long-running operations")
     parser.add_argument("--operation-s", type=float, default=0.0, help="the least time that an operation takes")
     parser.add_argument("--throttling-scale", type=float, default=1.0, help="size of ARM's token buckets; 1 is Azure's, 0 is off")
+    parser.add_argument("--guest-bytes-per-second", type=int, default=0, help="what every VM's guest writes; 0: nothing")
     given = parser.parse_args()
     return Options(
         given.directory, given.certificate, given.key, given.ca, given.accounts, given.seed,
-        Times(given.retry_after_s, given.operation_s), given.throttling_scale,
+        Times(given.retry_after_s, given.operation_s), given.throttling_scale, given.guest_bytes_per_second,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from lab.arm.disks import Disks
 from lab.arm.errors import Json
 from lab.arm.faults import Faults, Times
 from lab.arm.groups import group_document
+from lab.arm.guests import Guests
 from lab.arm.interfaces import NetworkInterfaces
 from lab.arm.networks import Subnets, VirtualNetworks, put_subnet
 from lab.arm.operations import Operations
@@ -55,6 +56,8 @@ class Options:
     seed: Path | None
     times: Times
     throttling_scale: float
+    guest_bytes_per_second: int = 0
+    """What the guests of VMs write; 0: nothing, unless switched on for a VM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Parts:
     operations: Operations
     buckets: Buckets
     vms: VirtualMachines
+    guests: Guests
 
 
 def assemble(options: Options, token: str) -> Parts:
@@ -82,8 +86,10 @@ def assemble(options: Options, token: str) -> Parts:
     )
     _sow(world, seed)
     operations = Operations(world)
-    access = DiskAccess(operations)
-    vms = VirtualMachines(world, operations)
+    access = DiskAccess(world, operations)
+    (options.directory / "guests").mkdir(exist_ok=True)
+    guests = Guests(options.directory / "guests", options.guest_bytes_per_second)
+    vms = VirtualMachines(world, operations, guests)
     providers: list[Provider] = [
         Disks(world, operations, access, ssl.create_default_context(cafile=str(options.ca))),
         Snapshots(world, operations, access),
@@ -97,7 +103,7 @@ def assemble(options: Options, token: str) -> Parts:
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.minimum_version = ssl.TLSVersion.TLSv1_2
     serving.load_cert_chain(options.certificate, options.key)
-    return Parts(ArmServer(router, PagePlane(access), world.faults, serving), world, operations, buckets, vms)
+    return Parts(ArmServer(router, PagePlane(world, access), world.faults, serving), world, operations, buckets, vms, guests)
 
 
 def _sow(world: World, seed: Json) -> None:

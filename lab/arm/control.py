@@ -2,7 +2,8 @@
 
 import http.client
 import json
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,17 @@ class LabOperation:
     code: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class GuestState:
+    """The guest of a VM. `journal` is read by `lab.guest_journal.read_journal`; it exists once the guest has run."""
+
+    journal: Path
+    writes: bool
+    """Whether it runs now. Once it does not, the journal's last entry is STOPPED, and all before it is on the disks."""
+    last_sequence: int
+    """The number of the journal's last entry: of those up to it, a running guest's last half second may not be readable yet."""
+
+
 class ControlRefused(Exception):
     """The control endpoint refused a request."""
 
@@ -65,9 +77,71 @@ class ArmControl:
         return tuple(resource for resource in found if kind is None or resource.kind == kind.lower())
 
     def disk_file(self, resource_id: str) -> DiskFile:
-        """Return where a disk's bytes are. Raises ControlRefused if there is no such disk."""
+        """Return where a disk's bytes are, to read them. Raises ControlRefused if there is no such disk.
+
+        Write by `write`, as a guest does: what is written to the file itself is in no snapshot's difference. A snapshot has
+        no file of its own: use `dump`.
+        """
         found = self._call("GET", f"/disk?{urlencode({'id': resource_id})}")
         return DiskFile(Path(found["path"]), found["size_bytes"])
+
+    def dump(self, resource_id: str, path: Path) -> None:
+        """Write the bytes of a disk as it is now, or of a snapshot, to a sparse raw file, without footer."""
+        self._call("POST", "/disk/dump", {"id": resource_id, "path": str(path.absolute())})
+
+    def write(self, disk_id: str, offset: int, data: bytes) -> None:
+        """Write whole sectors to a disk, as a guest does."""
+        self._call("POST", "/disk/write", {"id": disk_id, "offset": offset, "data": b64encode(data).decode()})
+
+    def discard(self, disk_id: str, offset: int, length: int) -> None:
+        """Give back the space of whole sectors, as a guest's TRIM does: later differences show them as cleared."""
+        self._call("POST", "/disk/discard", {"id": disk_id, "offset": offset, "length": length})
+
+    def switch_guest(
+        self,
+        vm: str,
+        *,
+        on: bool = True,
+        bytes_per_second: int = 2 << 20,
+        seed: int = 0,
+        ranges: Mapping[int, Sequence[tuple[int, int]]] | None = None,
+    ) -> None:
+        """Let the guest of VMs of a name write to their disks whenever they run, from now on; or no more.
+
+        `ranges` are offset and length of what it may write, by disk: 0 is the OS disk, LUN and 1 a data disk; a disk that is
+        not named is written everywhere. A guest that is off, the default, never writes. Power-off, deallocation and deletion
+        stop a guest before they take effect: what the journal says then is what the disks hold.
+        """
+        body = {"vm": _leaf(vm), "on": on, "bytes_per_second": bytes_per_second, "seed": seed, "ranges": ranges or {}}
+        self._call("POST", "/guest", body)
+
+    def guest(self, vm: str) -> GuestState:
+        """Return the guest of the VM of a name. Raises ControlRefused if there is no such VM."""
+        found = self._call("GET", f"/guest?{urlencode({'vm': _leaf(vm)})}")
+        return GuestState(Path(found["journal"]), found["writes"], found["last_sequence"])
+
+    def set_limits(
+        self,
+        *,
+        signatures_per_family: int | None = None,
+        snapshots_per_window: int | None = None,
+        window_s: float | None = None,
+        snapshots_per_disk: int | None = None,
+        ranges_per_page: int | None = None,
+    ) -> None:
+        """Set the limits of incremental snapshots and page lists; what is not given is Azure's own again. See `lab.arm.limits`.
+
+        With few `ranges_per_page`, a client that does not follow NextMarker loses differences, as the SDK's
+        `get_page_range_diff_for_managed_disk` does.
+        """
+        given = {
+            "signatures_per_family": signatures_per_family,
+            "snapshots_per_window": snapshots_per_window,
+            "window_s": window_s,
+            "snapshots_per_disk": snapshots_per_disk,
+            "ranges_per_page": ranges_per_page,
+        }
+        self._call("POST", "/limits", given)
 
     def requests(self) -> tuple[LabRequest, ...]:
         """Return the last 5,000 requests that were carried out, oldest first; those whose answer was dropped too."""
@@ -111,7 +185,12 @@ class ArmControl:
         self._call("POST", "/unreachable", {"seconds": seconds})
 
     def ask_named(self, name: str) -> None:
-        """Ask once for the fault of a row of ARM's fault table (docs/faults.md), at the creation of a disk or a VM."""
+        """Ask once for the fault of a row of ARM's fault table (docs/faults.md), at the creation of a disk or a VM.
+
+        Those of disaster recovery as well: `snapshot-rate`, `snapshot-count`, `snapshot-failed`, `snapshot-reply-lost`,
+        `signatures-used-up`, `signature-expired`, `disk-read-busy`, `disk-read-no-answer`, `disk-read-lost`,
+        `deallocate-failed`, `start-failed`, `vm-delete-failed`.
+        """
         self._call("POST", "/named", {"name": name})
 
     def clear_faults(self) -> None:
@@ -130,3 +209,8 @@ class ArmControl:
         if response.status != 200:
             raise ControlRefused(f"{method} {path.partition('?')[0]}: {response.status} {document.get('error')}")
         return document
+
+
+def _leaf(vm: str) -> str:
+    """Return a VM's name, given that or its ARM id."""
+    return vm.rstrip("/").rsplit("/", 1)[-1]

@@ -6,15 +6,22 @@ It shows what no Azure API shows (where a disk's bytes are, which requests came)
 import hmac
 import json
 import logging
+from base64 import b64decode
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import BaseServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from deltaferry.model.extents import Extent
 from lab.arm.assembly import Parts
+from lab.arm.disk_content import Content, DiskContent
 from lab.arm.errors import Json
+from lab.arm.guests import GuestWish
+from lab.arm.limits import Limits
 from lab.arm.named_faults import ask_for
+from lab.arm.world import Resource
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +41,11 @@ class ControlServer(ThreadingHTTPServer):
             "/drops": self._drops,
             "/unreachable": self._unreachable,
             "/named": self._named,
+            "/limits": self._limits,
+            "/disk/write": self._write,
+            "/disk/discard": self._discard,
+            "/disk/dump": self._dump,
+            "/guest": self._switch_guest,
             "/clear": self._clear,
         }
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -47,13 +59,15 @@ class ControlServer(ThreadingHTTPServer):
                     return {"resources": [self._resource(key) for key in parts.world.resources]}
                 case "/disk":
                     disk = parts.world.find(query.get("id", [""])[0])
-                    if disk is None or disk.file is None:
+                    if disk is None or not isinstance(disk.content, DiskContent):
                         return None
-                    return {"path": str(disk.file.absolute()), "size_bytes": disk.properties.get("diskSizeBytes", 0)}
+                    return {"path": str(disk.content.path.absolute()), "size_bytes": disk.properties.get("diskSizeBytes", 0)}
                 case "/requests":
                     return {
                         "requests": [{"method": r.method, "path": r.path, "status": r.status} for r in list(parts.server.served)]
                     }
+                case "/guest":
+                    return self._guest(query.get("vm", [""])[0])
                 case "/operations":
                     return {
                         "operations": [
@@ -115,6 +129,60 @@ class ControlServer(ThreadingHTTPServer):
     def _named(self, body: Json) -> Json:
         ask_for(str(body["name"]), self.parts.world.faults)
         return {}
+
+    def _limits(self, body: Json) -> Json:
+        world = self.parts.world
+        with world.lock:
+            world.limits = Limits().changed(body)
+        return {}
+
+    def _write(self, body: Json) -> Json:
+        content = self._content(body)
+        if isinstance(content, DiskContent):
+            content.write(int(body["offset"]), b64decode(body["data"], validate=True))
+        return {}
+
+    def _discard(self, body: Json) -> Json:
+        content = self._content(body)
+        if isinstance(content, DiskContent):
+            content.discard(int(body["offset"]), int(body["offset"]) + int(body["length"]))
+        return {}
+
+    def _dump(self, body: Json) -> Json:
+        self._content(body).copy_to(Path(body["path"]))
+        return {}
+
+    def _switch_guest(self, body: Json) -> Json:
+        parts, name = self.parts, str(body["vm"])
+        wish = None
+        if body["on"]:
+            ranges = {int(key): tuple(Extent(*pair) for pair in pairs) for key, pairs in body["ranges"].items()}
+            wish = GuestWish(int(body["bytes_per_second"]), int(body["seed"]), ranges)
+        with parts.world.lock:
+            parts.guests.switch(name, wish)
+            vm = self._vm(name)
+            if vm is not None:
+                parts.guests.stop(vm, "switched")
+                parts.vms.start_guest(vm)
+        return {}
+
+    def _guest(self, name: str) -> Json | None:
+        vm = self._vm(name)
+        if vm is None:
+            return None
+        guests = self.parts.guests
+        return {"journal": str(guests.journal(vm)), "writes": guests.runs(vm), "last_sequence": guests.writes(vm)}
+
+    def _vm(self, name: str) -> Resource | None:
+        found = (vm for vm in self.parts.world.of_kind("virtualmachines") if vm.id.leaf.lower() == name.lower())
+        return next(found, None)
+
+    def _content(self, body: Json) -> Content:
+        with self.parts.world.lock:
+            found = self.parts.world.find(body["id"])
+        if found is None or found.content is None:
+            raise KeyError(body["id"])
+        return found.content
 
     def _clear(self, body: Json) -> Json:
         self.parts.world.faults.clear()

@@ -8,15 +8,14 @@ import secrets
 import time
 import uuid
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlencode
 
-from lab.arm import disk_bytes
 from lab.arm.calls import Call, Reply
+from lab.arm.disk_content import Content, DiskContent
 from lab.arm.errors import ArmError, Json, bad_parameter, not_allowed
 from lab.arm.operations import Operations
 from lab.arm.vhd import FOOTER_BYTES, build_footer, check_footer
-from lab.arm.world import Resource
+from lab.arm.world import Resource, World
 
 _API_VERSION = "2018-03-28"
 
@@ -30,10 +29,12 @@ class Grant:
     signature: str
     writable: bool
     expires_at: float
-    file: Path
+    content: Content
     size_bytes: int
+    incremental: bool
+    """Whether it shows an incremental snapshot."""
     footer: bytes
-    """The VHD footer that follows the file's bytes; empty for an upload, whose file holds it."""
+    """The VHD footer that follows the content's bytes; empty for an upload, whose content holds it."""
 
     @property
     def blob_bytes(self) -> int:
@@ -44,8 +45,8 @@ class Grant:
 class DiskAccess:
     """Grants, looks up and revokes signatures. Called with the world's lock held, but for `find`."""
 
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
+    def __init__(self, world: World, operations: Operations) -> None:
+        self._world, self._operations = world, operations
         self._grants: dict[str, dict[str, Grant]] = {}
 
     def find(self, path: str, signature: str) -> Grant | None:
@@ -65,15 +66,16 @@ class DiskAccess:
         if not isinstance(seconds, int) or seconds < 1:
             raise bad_parameter("The value of parameter 'durationInSeconds' is invalid.", "durationInSeconds")
         state = resource.properties.get("diskState")
-        if resource.file is None or resource.properties["provisioningState"] != "Succeeded":
+        if resource.content is None or resource.properties["provisioningState"] != "Succeeded":
             raise not_allowed(f"Access is not permitted because {resource.id.leaf} is not ready.")
         self._check_state(resource, level, state)
+        self._check_family(resource)
         unique = uuid.UUID(resource.properties["uniqueId"])
         path = f"/md-{unique.hex[:12]}/{unique.hex[12:24]}/abcd"
         size = resource.properties["diskSizeBytes"]
         grant = Grant(
-            path, resource.id.key, secrets.token_urlsafe(32), level == "Write", time.time() + seconds, resource.file, size,
-            b"" if level == "Write" else build_footer(size, unique),
+            path, resource.id.key, secrets.token_urlsafe(32), level == "Write", time.time() + seconds, resource.content, size,
+            bool(resource.properties.get("incremental")), b"" if level == "Write" else build_footer(size, unique),
         )  # fmt: skip
         query = urlencode(
             {
@@ -111,6 +113,24 @@ class DiskAccess:
         operation = self._operations.start(f"{kind}.revoke", resource.id.key, resource.body["location"], commit=commit)
         return self._operations.accepted(call, operation)
 
+    def _check_family(self, resource: Resource) -> None:
+        """Refuse a signature for one more snapshot of a family than may have one. Its code is not published: Compute's usual one."""
+        family = resource.properties.get("incrementalSnapshotFamilyId")
+        if family is None:
+            return
+        now, most = time.time(), self._world.limits.signatures_per_family
+        granted = {one.resource_key for grants in self._grants.values() for one in grants.values() if one.expires_at > now}
+        others = {
+            one.id.key
+            for one in self._world.of_kind("snapshots")
+            if one.id.key in granted and one.properties.get("incrementalSnapshotFamilyId") == family
+        } - {resource.id.key}
+        if len(others) >= most:
+            raise not_allowed(
+                f"Access to snapshot {resource.id.leaf} is not permitted: {len(others)} incremental snapshots of its family have "
+                f"an active shared access signature, and the maximum is {most}. Call EndGetAccess on one of them first."
+            )
+
     @staticmethod
     def _check_state(resource: Resource, level: str, state: str | None) -> None:
         name = resource.id.leaf
@@ -130,10 +150,8 @@ class DiskAccess:
 
     @staticmethod
     def _finish_upload(resource: Resource) -> None:
-        if resource.file is None:
-            raise AssertionError("a disk in upload has a file")
-        size = resource.properties["diskSizeBytes"]
-        with resource.file.open("rb") as file:
-            file.seek(size)
-            check_footer(file.read(FOOTER_BYTES), size + FOOTER_BYTES, resource.id.leaf)
-        disk_bytes.resize(resource.file, size)
+        content, size = resource.content, resource.properties["diskSizeBytes"]
+        if not isinstance(content, DiskContent):
+            raise AssertionError("only a disk is uploaded")
+        check_footer(content.read(size, size + FOOTER_BYTES), size + FOOTER_BYTES, resource.id.leaf)
+        content.resize(size)

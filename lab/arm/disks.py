@@ -11,6 +11,7 @@ from lab.arm import disk_bytes
 from lab.arm.blob_import import PageBlob
 from lab.arm.calls import Call, Reply
 from lab.arm.disk_access import DiskAccess
+from lab.arm.disk_content import DiskContent
 from lab.arm.disk_rules import (
     GIB,
     SKUS,
@@ -150,7 +151,7 @@ class Disks:
         if not source_id:
             raise required("disk.creationData.sourceResourceId")
         source = self._world.find(source_id)
-        if source is None or source.id.kind not in {"disks", "snapshots"} or source.file is None:
+        if source is None or source.id.kind not in {"disks", "snapshots"} or source.content is None:
             raise ArmError(404, "ResourceNotFound", f"The source {source_id} of the copy was not found.")
         if source.properties["provisioningState"] != "Succeeded" or source.properties.get("diskState") in {
             "ReadyToUpload",
@@ -158,10 +159,10 @@ class Disks:
         }:
             raise not_allowed(f"The source {source_id} of the copy is not ready.")
         plan = _Creation(file, lambda: None, source.properties["diskSizeBytes"])
-        source_file = source.file
+        content = source.content
 
         def copy() -> None:
-            disk_bytes.copy_sparse(source_file, file)
+            content.copy_to(file)
             plan.size_bytes = _grown(plan.size_bytes, asked_gib, file, None)
 
         plan.work = copy
@@ -224,7 +225,7 @@ class Disks:
         }
         if body.get("zones"):
             document["zones"] = list(body["zones"])
-        return Resource(resource_id, self.type, document, file)
+        return Resource(resource_id, self.type, document, DiskContent(file))
 
     def _finish(self, disk: Resource, creation: _Creation, option: str) -> None:
         disk.properties.update(
@@ -265,8 +266,8 @@ class Disks:
                 disk.body["tags"] = dict(body["tags"])
             if sku is not None:
                 disk.body["sku"] = {"name": sku, "tier": SKUS[sku]}
-            if size is not None and size > disk.properties["diskSizeGB"] and disk.file is not None:
-                disk_bytes.resize(disk.file, size * GIB)
+            if size is not None and size > disk.properties["diskSizeGB"] and isinstance(disk.content, DiskContent):
+                disk.content.resize(size * GIB)
                 disk.properties.update(diskSizeGB=size, diskSizeBytes=size * GIB)
             return disk.document()
 

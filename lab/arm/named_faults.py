@@ -7,6 +7,9 @@ from lab.arm.faults import Faults, Refusal
 
 _DISKS = "/disks/"
 _VMS = "/virtualmachines/"
+_SNAPSHOTS = "/snapshots/"
+_DATA = "/md-"
+"""How the paths of signatures begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,26 @@ ARM_FAULTS: Mapping[str, NamedArmFault] = {
 }
 
 
+RECOVERY_FAULTS: Mapping[str, NamedArmFault] = {
+    "snapshot-rate": Refusal(409, "SnapshotOperationRateExceeded", path_contains=_SNAPSHOTS),
+    "snapshot-count": Refusal(409, "SnapshotCountExceeded", path_contains=_SNAPSHOTS),
+    "snapshot-failed": OperationFails("snapshots.create", "InternalExecutionError"),
+    "snapshot-reply-lost": ReplyLost("PUT", _SNAPSHOTS),
+    "signatures-used-up": Refusal(409, "OperationNotAllowed", "POST", "/begingetaccess"),
+    "signature-expired": Refusal(403, "AuthenticationFailed", "GET", _DATA),
+    "disk-read-busy": Refusal(503, "ServerBusy", "GET", _DATA),
+    "disk-read-no-answer": Refusal(0, method="GET", path_contains=_DATA),
+    "disk-read-lost": ReplyLost("GET", _DATA),
+    "deallocate-failed": OperationFails("virtualmachines.deallocate", "InternalExecutionError"),
+    "start-failed": OperationFails("virtualmachines.start", "AllocationFailed"),
+    "vm-delete-failed": OperationFails("virtualmachines.delete", "InternalExecutionError"),
+}
+"""What happens to disaster recovery: not rows of the fault table, which is of replication and migration."""
+
+
 def ask_for(name: str, faults: Faults) -> None:
     """Ask for a fault by name. Raises KeyError if there is none of that name."""
-    match ARM_FAULTS[name]:
+    match {**ARM_FAULTS, **RECOVERY_FAULTS}[name]:
         case Refusal() as refusal:
             faults.refuse_next(refusal)
         case OperationFails(action, code):

@@ -18,6 +18,7 @@ from lab.arm.calls import Call, Reply
 from lab.arm.errors import ArmError
 from lab.arm.faults import Faults, Refusal
 from lab.arm.page_plane import PagePlane
+from lab.arm.page_requests import PageRefused
 from lab.arm.routing import Router
 
 _log = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
             return
-        reply = _answer(server, call) if refusal is None else _refused(refusal)
+        reply = _answer(server, call) if refusal is None else _refused(refusal, of_data=server.pages.serves(call.path))
         server.served.append(ServedRequest(call.method, call.path, reply.status))
         if server.faults.take_drop(call.method, call.path):
             self.close_connection = True
@@ -140,7 +141,9 @@ class _Handler(BaseHTTPRequestHandler):
         _log.debug(format, *args)
 
 
-def _refused(refusal: Refusal) -> Reply:
+def _refused(refusal: Refusal, *, of_data: bool) -> Reply:
+    if of_data:
+        return PageRefused(refusal.status, refusal.code, "Refused on request of the lab.").reply
     error = ArmError(refusal.status, refusal.code, "Refused on request of the lab.")
     challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'} if refusal.status == HTTPStatus.UNAUTHORIZED else {}
     return Reply(refusal.status, error.body(), challenge)

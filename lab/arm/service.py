@@ -26,7 +26,7 @@ class ArmService:
     """The endpoint in a process of its own; a restart forgets all resources and takes other ports.
 
     `accounts` maps ARM ids to accounts; `seed` has the shape of `lab.arm.assembly.DEFAULT_SEED`. `token` is the bearer
-    token that clients present. The child's command carries neither token nor key.
+    token that clients present. With `guest_bytes_per_second` the guest of every running VM writes to its disks. The child's command carries neither token nor key.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class ArmService:
         retry_after_s: float = 1.0,
         operation_s: float = 0.0,
         throttling_scale: float = 1.0,
+        guest_bytes_per_second: int = 0,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         accounts_file = directory / "accounts.json"
@@ -49,7 +50,7 @@ class ArmService:
             *("--certificate", str(certificates.certificate_file), "--key", str(certificates.key_file)),
             *("--ca", str(certificates.ca_file), "--accounts", str(accounts_file)),
             *("--retry-after-s", str(retry_after_s), "--operation-s", str(operation_s)),
-            *("--throttling-scale", str(throttling_scale)),
+            *("--throttling-scale", str(throttling_scale), "--guest-bytes-per-second", str(guest_bytes_per_second)),
         ]
         if seed is not None:
             seed_file = directory / "seed.json"

@@ -1,14 +1,16 @@
 """Microsoft.Compute/snapshots: copies of managed disks, full or incremental."""
 
+import time
 import uuid
 
-from lab.arm import disk_bytes
 from lab.arm.calls import Call, Reply
 from lab.arm.disk_access import DiskAccess
+from lab.arm.disk_content import DiskContent
 from lab.arm.disk_rules import check_shape, check_tags, check_update, create_option
 from lab.arm.errors import ArmError, Json, bad_parameter, not_allowed, required
+from lab.arm.limits import SnapshotTimes
 from lab.arm.operations import Operations, now_text
-from lab.arm.resource_ids import ResourceId
+from lab.arm.resource_ids import ResourceId, same
 from lab.arm.world import Resource, World
 
 
@@ -19,9 +21,10 @@ class Snapshots:
 
     def __init__(self, world: World, operations: Operations, access: DiskAccess) -> None:
         self._world, self._operations, self._access = world, operations, access
+        self._times = SnapshotTimes()
 
     def put(self, resource_id: ResourceId, body: Json, call: Call) -> Reply:
-        """Copy a disk; the bytes are those of the moment at which the operation does its work."""
+        """Take a snapshot of a disk: its bytes are those of the moment at which the request is accepted."""
         option = create_option(body)
         check_shape(body)
         existing = self._world.find(resource_id)
@@ -37,11 +40,10 @@ class Snapshots:
         if option != "Copy":
             raise bad_parameter(f"The createOption '{option}' of snapshots is not known here.", "createOption")
         source = self._source(body["properties"]["creationData"], location)
+        if body["properties"].get("incremental"):
+            self._check_limits(source)
         snapshot = self._new(resource_id, body, source, location)
         self._world.add(snapshot)
-        source_file, file = source.file, snapshot.file
-        if source_file is None or file is None:
-            raise AssertionError("disks and snapshots have files")
 
         def commit() -> Json:
             snapshot.properties.update(provisioningState="Succeeded", diskState="Unattached", completionPercent=100.0)
@@ -51,7 +53,6 @@ class Snapshots:
             "snapshots.create",
             resource_id.key,
             location,
-            work=lambda: disk_bytes.copy_sparse(source_file, file),
             commit=commit,
             fail=lambda: self._world.remove(snapshot),
         )
@@ -79,6 +80,12 @@ class Snapshots:
             raise not_allowed(
                 f"There is an active shared access signature outstanding for snapshot {snapshot.id.leaf}. Call EndGetAccess first."
             )
+        for disk in self._world.of_kind("disks"):
+            source = disk.properties["creationData"].get("sourceResourceId")
+            if disk.properties["provisioningState"] == "Creating" and same(source, str(snapshot.id)):
+                raise not_allowed(
+                    f"Snapshot {snapshot.id.leaf} cannot be deleted while disk {disk.id.leaf} is being copied from it."
+                )
         operation = self._operations.start(
             "snapshots.delete", resource_id.key, snapshot.body["location"], commit=lambda: self._world.remove(snapshot)
         )
@@ -111,6 +118,31 @@ class Snapshots:
             raise not_allowed(f"The disk {source_id} is not ready to be copied.")
         return source
 
+    def _check_limits(self, source: Resource) -> None:
+        """Refuse an incremental snapshot over the limits, by the codes that the storage service has for them.
+
+        Which code Compute gives is not published; the Blob service's list of codes names exactly these two cases.
+        """
+        limits, disk = self._world.limits, source.properties["uniqueId"]
+        if self._times.recent(disk, time.monotonic(), limits.window_s) >= limits.snapshots_per_window:
+            raise ArmError(
+                409,
+                "SnapshotOperationRateExceeded",
+                f"The rate of snapshot operations against disk {source.id.leaf} has been exceeded: "
+                f"{limits.snapshots_per_window} in {limits.window_s:g} seconds.",
+            )
+        family = [
+            one
+            for one in self._world.of_kind("snapshots")
+            if one.properties.get("incrementalSnapshotFamilyId") == source.properties["uniqueId"]
+        ]
+        if len(family) >= limits.snapshots_per_disk:
+            raise ArmError(
+                409,
+                "SnapshotCountExceeded",
+                f"The snapshot count against disk {source.id.leaf} has been exceeded: it has {len(family)} incremental snapshots.",
+            )
+
     def _new(self, resource_id: ResourceId, body: Json, source: Resource, location: str) -> Resource:
         copied: Json = {
             name: source.properties[name]
@@ -134,10 +166,14 @@ class Snapshots:
         }
         if incremental:
             properties["incrementalSnapshotFamilyId"] = source.properties["uniqueId"]
+            self._times.note(source.properties["uniqueId"], time.monotonic())
+        if not isinstance(source.content, DiskContent):
+            raise AssertionError("a disk has bytes")
+        content = source.content.snapshot(self._world.directory / "disks" / f"{unique}.raw", source.properties["diskSizeBytes"])
         document: Json = {
             "location": location,
             "tags": dict(body.get("tags") or {}),
             "sku": {"name": "Standard_LRS", "tier": "Standard"},
             "properties": properties,
         }
-        return Resource(resource_id, self.type, document, self._world.directory / "disks" / f"{unique}.raw")
+        return Resource(resource_id, self.type, document, content)

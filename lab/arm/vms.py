@@ -4,8 +4,10 @@ import uuid
 from collections.abc import Callable
 
 from lab.arm.calls import Call, Reply
+from lab.arm.disk_content import DiskContent
 from lab.arm.disk_rules import check_tags
 from lab.arm.errors import ArmError, Json, change_not_allowed, not_allowed
+from lab.arm.guests import GuestDisk, Guests
 from lab.arm.operations import Operations, now_text
 from lab.arm.resource_ids import ResourceId, same, upper_group
 from lab.arm.vm_rules import VmParts, check_quota, check_vm
@@ -29,8 +31,8 @@ class VirtualMachines:
 
     type = "Microsoft.Compute/virtualMachines"
 
-    def __init__(self, world: World, operations: Operations) -> None:
-        self._world, self._operations = world, operations
+    def __init__(self, world: World, operations: Operations, guests: Guests) -> None:
+        self._world, self._operations, self._guests = world, operations, guests
         self._power: dict[str, str] = {}
 
     def power(self, resource_id: ResourceId) -> str:
@@ -61,6 +63,8 @@ class VirtualMachines:
             resource_id, self.type, {"location": location, "properties": {"vmId": str(uuid.uuid4()), "timeCreated": now_text()}}
         )
         created = existing is None or existing.properties["provisioningState"] == "Failed"
+        if existing is not None and self._disk_ids(existing) != [disk.id.key for disk in parts.disks]:
+            self._guests.stop(existing, "its disks change")
         self._describe(vm, body, parts, "Creating" if created else "Updating")
         self._world.add(vm)
         self._release_unused(vm, parts)
@@ -70,6 +74,7 @@ class VirtualMachines:
             vm.properties["provisioningState"] = "Succeeded"
             if created:
                 self._set_power(vm, "running")
+            self.start_guest(vm)
             return self._document(vm, call)
 
         def fail() -> None:
@@ -119,14 +124,51 @@ class VirtualMachines:
             raise ArmError(404, "InvalidResourceType", f"The action '{name}' is not known for {self.type}.")
         if self._operations.running(resource_id.key) is not None:
             raise ArmError(409, "ConflictingUserInput", f"VM '{resource_id.leaf}' is being changed by another operation.")
+        if name == "start":
+            self._check_access(vm)
         if name == "restart" and self.power(resource_id) != "running":
             raise not_allowed(f"Cannot restart VM '{resource_id.leaf}': it is not running.")
         if name == "poweroff" and self.power(resource_id) == "deallocated":
             raise not_allowed(f"Cannot power off VM '{resource_id.leaf}': it is deallocated.")
-        operation = self._operations.start(
-            f"virtualmachines.{name}", resource_id.key, vm.body["location"], commit=lambda: self._set_power(vm, _POWER[name])
-        )
+
+        def commit() -> None:
+            if name != "start":
+                self._guests.stop(vm, f"the VM is to {name}")
+            self._set_power(vm, _POWER[name])
+            self.start_guest(vm)
+
+        operation = self._operations.start(f"virtualmachines.{name}", resource_id.key, vm.body["location"], commit=commit)
         return self._operations.accepted(call, operation)
+
+    def _check_access(self, vm: Resource) -> None:
+        """Refuse to start a VM while somebody reads one of its disks through a signature."""
+        for disk_id in self._disk_ids(vm):
+            disk = self._world.find(disk_id)
+            if disk is not None and disk.properties["diskState"] == "ActiveSAS":
+                raise not_allowed(
+                    f"There is an active shared access signature outstanding for disk {disk.id.leaf}. "
+                    f"Call EndGetAccess before starting VM {vm.id.leaf}."
+                )
+
+    def start_guest(self, vm: Resource) -> None:
+        """Let a VM's guest write if the VM runs and its guest is switched on; no-op if it writes already."""
+        if self.power(vm.id) != "running":
+            return
+        found = [self._world.find(disk_id) for disk_id in self._disk_ids(vm)]
+        entries = [{"lun": -1}, *vm.properties["storageProfile"]["dataDisks"]]
+        self._guests.start(
+            vm,
+            [
+                GuestDisk(entry["lun"] + 1, disk.content, disk.properties["diskSizeBytes"])
+                for entry, disk in zip(entries, found, strict=True)
+                if disk is not None and isinstance(disk.content, DiskContent)
+            ],
+        )
+
+    @staticmethod
+    def _disk_ids(vm: Resource) -> list[str]:
+        storage = vm.properties["storageProfile"]
+        return [entry["managedDisk"]["id"].lower() for entry in (storage["osDisk"], *storage["dataDisks"])]
 
     def document(self, vm: Resource, expand: str) -> Json:
         """Return a VM as a GET shows it, with `$expand=instanceView` if asked for."""
@@ -212,6 +254,7 @@ class VirtualMachines:
                 disk.properties["diskState"] = "Reserved" if power == "deallocated" else "Attached"
 
     def _remove(self, vm: Resource) -> None:
+        self._guests.stop(vm, "the VM is deleted")
         storage = vm.properties["storageProfile"]
         entries = [storage["osDisk"], *storage["dataDisks"]]
         doomed = [entry["managedDisk"]["id"] for entry in entries if entry.get("deleteOption") == "Delete"]

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import RLock
 
+from lab.arm.disk_content import Content
 from lab.arm.errors import ArmError, Json
 from lab.arm.faults import Faults
+from lab.arm.limits import Limits
 from lab.arm.resource_ids import ResourceId
 
 
@@ -18,7 +20,7 @@ class Resource:
     id: ResourceId
     type: str
     body: Json
-    file: Path | None = None
+    content: Content | None = None
 
     @property
     def properties(self) -> Json:
@@ -49,13 +51,14 @@ def normal_location(location: str) -> str:
 
 @dataclass(slots=True)
 class World:
-    """The state behind the endpoint. Hold `lock` to read or change anything but `faults`."""
+    """The state behind the endpoint. Hold `lock` to read or change anything but `faults` and disks' contents."""
 
     subscription_id: str
     locations: tuple[str, ...]
     directory: Path
     faults: Faults
     accounts: dict[str, StorageAccount]
+    limits: Limits = field(default_factory=Limits)
     lock: RLock = field(default_factory=RLock)
     groups: dict[str, Json] = field(default_factory=dict)
     resources: dict[str, Resource] = field(default_factory=dict)
@@ -105,9 +108,8 @@ class World:
 
     def remove(self, resource: Resource) -> None:
         """Remove a resource and its bytes."""
-        self.resources.pop(resource.id.key, None)
-        if resource.file is not None:
-            resource.file.unlink(missing_ok=True)
+        if self.resources.pop(resource.id.key, None) is not None and resource.content is not None:
+            resource.content.release()
 
     def of_kind(self, kind: str, group: str | None = None) -> Iterator[Resource]:
         """Yield the resources of a kind (`disks`), of one group or of all, in order of creation."""

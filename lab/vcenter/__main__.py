@@ -18,7 +18,6 @@ import threading
 from pathlib import Path
 
 from lab.leash import tie_to_parent
-from lab.vcenter.control_actions import ControlActions
 from lab.vcenter.control_server import ControlServer
 from lab.vcenter.inventory_file import read_inventory
 from lab.vcenter.vcenter import VCenter
@@ -51,7 +50,7 @@ def main() -> None:
     tls = server_tls(arguments.certificate, arguments.key)
     vcenter = VCenter(arguments.directory, read_inventory(arguments.inventory), tls, arguments.port)
     token = os.environ.pop(CONTROL_TOKEN, "") or secrets.token_urlsafe(24)
-    control = ControlServer(ControlActions(vcenter), token)
+    control = ControlServer(vcenter, token)
     ready = {
         "port": vcenter.web.port,
         "control_port": control.port,

@@ -4,16 +4,20 @@ import http.client
 import json
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import TypeAdapter
 
+from lab.vcenter.control_views import OccupancyState, VcenterState, VmState
 from lab.vcenter.faults import FaultName, FaultRequest
 from lab.vcenter.inventory_file import DiskSpec, VmSpec
+from lab.vcenter.out_of_band import OutOfBandWrites
+from lab.vcenter.quiescing import QuiesceOutcome, QuiesceRecord
 from lab.vcenter.tracking import StarAnswer
+from lab.vcenter.virtual_machine import ToolsState
 
 _TIMEOUT_S = 120.0
 
@@ -26,102 +30,9 @@ class ControlRefusedError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
-class DiskState:
-    """A disk as it is now."""
-
-    key: int
-    label: str
-    capacity_bytes: int
-    file_name: str
-    tracking_uuid: str | None
-    allocated_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotState:
-    """A snapshot."""
-
-    moref: str
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class NicState:
-    """A network adapter."""
-
-    key: int
-    network: str
-    connected: bool
-    start_connected: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VmState:
-    """A VM as it is now, also what no vSphere API tells."""
-
-    moref: str
-    name: str
-    instance_uuid: str
-    host: str
-    power: str
-    annotation: str
-    change_tracking: bool
-    consolidation_needed: bool
-    extra_config: Mapping[str, str]
-    snapshots: tuple[SnapshotState, ...]
-    disks: tuple[DiskState, ...]
-    nics: tuple[NicState, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionState:
-    """An open NBD connection."""
-
-    export: str
-    bytes_read: int
-    uses_nfc_budget: bool
-
-
-@dataclass(frozen=True, slots=True)
-class HostState:
-    """An ESXi host's NBD server."""
-
-    name: str
-    nbd_port: int
-    refused_for_budget: int
-    held_reads: int
-    connections: tuple[ConnectionState, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class DatastoreState:
-    """A datastore's room."""
-
-    name: str
-    capacity_bytes: int
-    free_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class VcenterState:
-    """Everything."""
-
-    sessions: int
-    vms: tuple[VmState, ...]
-    datastores: tuple[DatastoreState, ...]
-    hosts: tuple[HostState, ...]
-
-    def vm(self, name: str) -> VmState:
-        """Return the first VM of a name. Raises LookupError."""
-        for vm in self.vms:
-            if vm.name == name:
-                return vm
-        raise LookupError(f"the lab has no VM called {name}")
-
-
 _STATE = TypeAdapter(VcenterState)
 _VM_STATE = TypeAdapter(VmState)
+_OCCUPANCY = TypeAdapter(OccupancyState)
 
 
 class VcenterControl:
@@ -165,6 +76,10 @@ class VcenterControl:
         """Return how often each SOAP method was called, by WSDL name."""
         return TypeAdapter(dict[str, int]).validate_python(self.call("GET", "/calls"))
 
+    def occupancy(self) -> OccupancyState:
+        """Return how much was in use on hosts and datastores since the lab started."""
+        return _OCCUPANCY.validate_python(self.call("GET", "/occupancy"))
+
     def digest(self, vm: str, key: int) -> str:
         """Return the BLAKE3 digest of a disk's present content."""
         return str(self.call("GET", f"/vms/{vm}/disks/{key}/digest")["blake3"])
@@ -184,7 +99,12 @@ class VcenterControl:
         self.call("POST", "/faults", asdict(request))
 
     def ask_named(self, name: str, vm: str = "", host: str = "") -> None:
-        """Ask once for the fault of a row of the fault table (docs/faults.md); `vm` is a moref, empty means any."""
+        """Ask once for the fault of a row of the fault table (docs/faults.md); `vm` is a moref, empty means any.
+
+        Those of disaster recovery as well: `quiesce-application`, `quiesce-filesystem`, `power-on-locked`, `create-vm-no-space`,
+        `create-vm-reply-lost`, `destroy-locked`, and with a host `write-error`, `write-no-space`, `write-host-going-down`,
+        `write-cut`.
+        """
         self.call("POST", "/named-faults", {"name": name, "vm": vm, "host": host})
 
     def clear_faults(self, name: FaultName | None = None) -> None:
@@ -210,8 +130,12 @@ class VcenterControl:
         star: StarAnswer = StarAnswer.ALLOCATED,
         corrupt: bool = False,
         omitted: tuple[int, int] | None = None,
+        out_of_band: OutOfBandWrites = OutOfBandWrites.UNSEEN,
     ) -> None:
-        """Set how disks answer QueryChangedDiskAreas; with `reset` their tracking UUID changes at once."""
+        """Set how disks answer QueryChangedDiskAreas; with `reset` their tracking UUID changes at once.
+
+        `out_of_band` says what tracking makes of writes through a `writable` export; the rest is of the answers.
+        """
         body = {
             "keys": keys,
             "reset": reset,
@@ -220,12 +144,20 @@ class VcenterControl:
             "star": star,
             "corrupt": corrupt,
             "omitted": omitted,
+            "out_of_band": out_of_band,
         }
         self.call("POST", f"/vms/{vm}/tracking", body)
 
     def set_nbd(self, host: str, **settings: int | float | bool | str) -> None:
-        """Set limits and faults of a host's NBD server; see `ControlActions.set_nbd` for the names."""
+        """Set limits and faults of a host's NBD server; see `HostControls.set_nbd` for the names."""
         self.call("POST", f"/hosts/{host}/nbd", settings)
+
+    def crash_nbd(self, host: str) -> int:
+        """Let a host's NBD service crash and start again; return how many written sectors were lost because of no flush.
+
+        Readers and writers are cut, guests go on. Only what was written under `set_nbd(host, volatile_writes=True)` is lost.
+        """
+        return int(self.call("POST", f"/hosts/{host}/nbd/crash")["lost_sectors"])
 
     def clear_nbd(self, host: str) -> None:
         """Forget the faults of a host's NBD server."""
@@ -235,9 +167,16 @@ class VcenterControl:
         """End all sessions; return how many there were."""
         return int(self.call("POST", "/sessions/expire")["ended"])
 
-    def be_unreachable(self, seconds: float) -> None:
-        """Let the SOAP port drop and refuse connections for a while."""
-        self.call("POST", "/unreachable", {"seconds": seconds})
+    def be_unreachable(self, seconds: float | None = None, *, hosts: bool = False) -> None:
+        """Let the SOAP port drop and refuse connections for a while, or until `be_reachable`; state and sessions are kept.
+
+        With `hosts` the ESXi hosts answer nobody but their guests either, until `be_reachable`: the site is away, and runs on.
+        """
+        self.call("POST", "/unreachable", {"seconds": seconds, "hosts": hosts})
+
+    def be_reachable(self) -> None:
+        """Let vCenter and the hosts answer again."""
+        self.call("DELETE", "/unreachable")
 
     # --- an administrator, or bad luck ---
 
@@ -250,7 +189,7 @@ class VcenterControl:
         self.call("POST", f"/vms/{vm}/move", {"host": host})
 
     def relocate(self, vm: str, datastore: str) -> None:
-        """Move a VM's files to another datastore while it runs; change tracking is kept. See `ControlActions.relocate`."""
+        """Move a VM's files to another datastore while it runs; change tracking is kept. See `VmControls.relocate`."""
         self.call("POST", f"/vms/{vm}/relocate", {"datastore": datastore})
 
     def power_on(self, vm: str) -> None:
@@ -273,9 +212,37 @@ class VcenterControl:
         """Let a running VM's host die, and vSphere HA start the VM again on another one."""
         self.call("POST", f"/vms/{vm}/fail-over", {"host": host})
 
-    def set_tools(self, vm: str, *, installed: bool) -> None:
-        """Give a guest VMware Tools, or take them away."""
-        self.call("POST", f"/vms/{vm}/tools", {"installed": installed})
+    def set_tools(self, vm: str, *, installed: bool, state: ToolsState = ToolsState.RUNNING) -> None:
+        """Give a guest VMware Tools, or take them away, and say what they do while the VM runs."""
+        self.call("POST", f"/vms/{vm}/tools", {"installed": installed, "state": state})
+
+    def set_quiesce(
+        self,
+        vm: str,
+        *,
+        outcome: QuiesceOutcome = QuiesceOutcome.OBTAINED,
+        seconds: float = 0.0,
+        held: bool = False,
+        freeze_exit: int | None = None,
+        thaw_exit: int = 0,
+    ) -> None:
+        """Set how a guest answers when it is to be quiesced, now too if it just is; what is not given is a guest without trouble.
+
+        `held` lets the snapshot come late: its task does not end until this is called again without `held` (or the request's
+        time limit ends it by FilesystemQuiesceFault). `freeze_exit` gives the guest a script that exits so.
+        """
+        body = {
+            "outcome": outcome,
+            "seconds": seconds,
+            "held": held,
+            "freeze_exit": freeze_exit,
+            "thaw_exit": thaw_exit,
+        }
+        self.call("POST", f"/vms/{vm}/quiesce", body)
+
+    def quiesces(self, vm: str) -> tuple[QuiesceRecord, ...]:
+        """Return the quiesced snapshots that were asked for, oldest first: VSS parameters, scripts that ran, what came of each."""
+        return TypeAdapter(tuple[QuiesceRecord, ...]).validate_python(self.call("GET", f"/vms/{vm}/quiesces")["records"])
 
     def lock_consolidation(self, vm: str, *, locked: bool) -> None:
         """Let consolidations of a VM fail until it is unlocked."""
@@ -308,6 +275,10 @@ class VcenterControl:
     def write(self, vm: str, key: int, offset: int, data: bytes) -> None:
         """Write to a disk as the guest would; at most about half a MiB."""
         self.call("POST", f"/vms/{vm}/disks/{key}/write", {"offset": offset, "data": b64encode(data).decode()})
+
+    def set_datastore(self, name: str, capacity_bytes: int | None = None, accessible: bool | None = None) -> None:
+        """Give a datastore another size, or let all hosts lose it and find it again; what is not given stays."""
+        self.call("POST", f"/datastores/{name}", {"capacity_bytes": capacity_bytes, "accessible": accessible})
 
     def fill_datastore(self, name: str, free_bytes: int | None) -> None:
         """Let a datastore have this much room; None takes the filler away."""

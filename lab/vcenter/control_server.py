@@ -1,23 +1,29 @@
-"""The control port: plain HTTP and JSON on loopback, guarded by a token. It only routes; `control_actions` does."""
+"""The control port: plain HTTP and JSON on loopback, guarded by a token.
+
+It only routes: what it can do is in the `control_…` modules, one for each subject.
+"""
 
 import hmac
 import json
 import logging
 import re
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from pydantic import ValidationError
 
-from lab.vcenter.control_actions import ControlActions, ControlError
+from lab.vcenter.control_disks import DiskControls
+from lab.vcenter.control_hosts import HostControls
+from lab.vcenter.control_lookup import ControlError, Lookup
+from lab.vcenter.control_routes import Route
+from lab.vcenter.control_service import ServiceControls
+from lab.vcenter.control_vms import VmControls
+from lab.vcenter.vcenter import VCenter
 from lab.vcenter.vocabulary import vmodl
 
 _log = logging.getLogger(__name__)
 _BODY_LIMIT = 1 << 20
-
-Action = Callable[..., Any]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -82,9 +88,9 @@ class ControlServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, actions: ControlActions, token: str) -> None:
+    def __init__(self, vcenter: VCenter, token: str) -> None:
         self.token = token
-        self._routes = [(verb, re.compile(pattern), action) for verb, pattern, action in _routes(actions)]
+        self._routes = [(verb, re.compile(pattern), action) for verb, pattern, action in _routes(vcenter)]
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.1}, name="control", daemon=True).start()
 
@@ -107,42 +113,8 @@ class ControlServer(ThreadingHTTPServer):
         self.server_close()
 
 
-def _routes(actions: ControlActions) -> list[tuple[str, str, Action]]:
-    vm, disk = r"/vms/(vm-\d+)", r"/vms/(vm-\d+)/disks/(\d+)"
-    return [
-        ("GET", "/state", actions.state),
-        ("GET", "/calls", actions.calls),
-        ("GET", "/times", actions.times),
-        ("POST", "/times", actions.set_times),
-        ("GET", "/faults", actions.faults),
-        ("POST", "/faults", actions.ask_fault),
-        ("POST", "/named-faults", actions.ask_named),
-        ("DELETE", "/faults", actions.clear_faults),
-        ("POST", "/denials", actions.deny),
-        ("POST", "/answers", actions.set_answers),
-        ("POST", "/sessions/expire", actions.expire_sessions),
-        ("POST", "/unreachable", actions.be_unreachable),
-        ("POST", "/vms", actions.add_vm),
-        ("POST", f"{vm}/move", actions.move),
-        ("POST", f"{vm}/relocate", actions.relocate),
-        ("POST", f"{vm}/power-on", actions.power_on),
-        ("POST", f"{vm}/power-off", actions.power_off),
-        ("POST", f"{vm}/tracking-lost-at-power-off", actions.lose_tracking_at_power_off),
-        ("POST", f"{vm}/shutdown", actions.shut_down),
-        ("POST", f"{vm}/fail-over", actions.fail_over),
-        ("POST", f"{vm}/tools", actions.set_tools),
-        ("POST", f"{vm}/tracking", actions.set_tracking),
-        ("POST", f"{vm}/consolidation-lock", actions.lock_consolidation),
-        ("POST", f"{vm}/snapshots", actions.take_snapshot),
-        ("DELETE", rf"{vm}/snapshots/(snapshot-\d+)", actions.remove_snapshot),
-        ("POST", rf"{vm}/snapshots/(snapshot-\d+)/revert", actions.revert),
-        ("POST", f"{vm}/disks", actions.add_disk),
-        ("DELETE", disk, actions.remove_disk),
-        ("POST", f"{disk}/grow", actions.grow_disk),
-        ("POST", f"{disk}/write", actions.write_disk),
-        ("POST", f"{disk}/dump", actions.dump_disk),
-        ("GET", f"{disk}/digest", actions.digest_disk),
-        ("POST", "/datastores/([^/]+)/fill", actions.fill_datastore),
-        ("POST", "/hosts/([^/]+)/nbd", actions.set_nbd),
-        ("DELETE", "/hosts/([^/]+)/nbd", actions.clear_nbd),
-    ]
+def _routes(vcenter: VCenter) -> list[Route]:
+    find = Lookup(vcenter)
+    hosts = HostControls(vcenter, find)
+    parts = (ServiceControls(vcenter, hosts), VmControls(vcenter, find), DiskControls(vcenter, find), hosts)
+    return [route for part in parts for route in part.routes()]

@@ -7,7 +7,7 @@ from lab.vcenter.vm_properties import extra_config
 
 
 def vm_state(vm: VirtualMachine) -> Any:
-    """Return a VM's state as JSON values; `lab.vcenter.control.VmState` reads it."""
+    """Return a VM's state as JSON values; `lab.vcenter.control_views.VmState` reads it."""
     return {
         "moref": vm.moref,
         "name": vm.name,

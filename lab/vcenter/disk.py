@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from lab.sectors import SECTOR
 from lab.vcenter.disk_backing import Run, check_bounds, read_view, runs_of
 from lab.vcenter.disk_frozen import FrozenDisk
 from lab.vcenter.disk_merge import Beat, Merge
-from lab.vcenter.disk_sectors import SECTOR
 from lab.vcenter.disk_tree import BackingTree
 from lab.vcenter.faults_disk import DiskBusy, DiskClosed, DiskHasSnapshots, DiskLocked
+from lab.vcenter.out_of_band import OutOfBandWrites
 from lab.vcenter.tracking import ChangeTracking
 
 
@@ -114,18 +115,18 @@ class VirtualDisk:
         with self._guest_access(offset, len(target)):
             read_view(self._tree.view(), offset, target)
 
-    def write(self, offset: int, data: memoryview | bytes | bytearray) -> None:
-        """Write data; waits while stunned. Raises OutOfBounds, DiskClosed, OSError."""
+    def write(self, offset: int, data: memoryview | bytes | bytearray, *, from_guest: bool = True) -> None:
+        """Write data; waits while stunned. What is not the guest's may escape tracking. Raises OutOfBounds, DiskClosed, OSError."""
         view = memoryview(data).cast("B")
         with self._guest_access(offset, len(view)):
-            self._track(offset, len(view))
+            self._track(offset, len(view), from_guest)
             self._tree.top.write(offset, view)
             self._note_written(offset, len(view))
 
-    def zero(self, offset: int, length: int, *, allocate: bool = True) -> None:
+    def zero(self, offset: int, length: int, *, allocate: bool = True, from_guest: bool = True) -> None:
         """Make a range read as zero; without `allocate` as a guest's UNMAP does, which gives space back."""
         with self._guest_access(offset, length):
-            self._track(offset, length)
+            self._track(offset, length, from_guest)
             self._tree.top.zero(offset, length, allocate=allocate)
             self._note_written(offset, length)
 
@@ -299,11 +300,12 @@ class VirtualDisk:
                 self._merge = Merge(collapse, self._capacity, self._lock, live=collapse.child is self._tree.top)
             return self._merge
 
-    def _track(self, offset: int, length: int) -> None:
+    def _track(self, offset: int, length: int, from_guest: bool) -> None:
         """Mark a range as changed, before it is: a write that fails half-way has changed something too."""
         if length:
             self._content_id = None
-            self.tracking.mark(offset, length)
+            if from_guest or self.tracking.behaviour.out_of_band is not OutOfBandWrites.UNSEEN:
+                self.tracking.mark(offset, length)
 
     def _note_written(self, offset: int, length: int) -> None:
         if self._merge is not None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.sectors import SECTOR, SectorMap
 from lab.vcenter.disk_files import create_sparse, data_ranges, punch, read_full, write_descriptor, write_full, write_zeros
-from lab.vcenter.disk_sectors import SECTOR, SectorMap
 from lab.vcenter.faults_disk import OutOfBounds
 
 

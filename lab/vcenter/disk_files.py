@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lab.vcenter.disk_sectors import SECTOR
+from lab.sectors import SECTOR
 
 _FICLONE: Final = 0x40049409
 _FALLOC_KEEP_SIZE_PUNCH_HOLE: Final = 0x01 | 0x02

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from lab.sectors import SECTOR, SectorMap
 from lab.vcenter.disk_backing import copy_ranges
-from lab.vcenter.disk_sectors import SECTOR, SectorMap
 from lab.vcenter.disk_tree import Collapse
 
 _PIECE: Final = 1024 * 1024

@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lab.vcenter.soap import API_VERSION
 from lab.vcenter.vmodl_values import complete
 from lab.vcenter.vocabulary import vim
-from lab.vcenter.world import LabObject, World, data_object
+from lab.vcenter.world import LabObject, World, data_object, now
 
 _BLOCK = 512
 """The unit of st_blocks, whatever the file system's own block size."""
@@ -188,7 +190,10 @@ class Host(ManagedEntity):
 
 
 class Datastore(ManagedEntity):
-    """A datastore: a directory whose used blocks are taken off the capacity."""
+    """A datastore: a directory whose used blocks are taken off the capacity.
+
+    What it tells of its room is of its last refresh: one that was asked for, or that of every `datastore_update_s`.
+    """
 
     def __init__(self, world: World, moref: str, name: str, parent: Folder, directory: Path, capacity_bytes: int) -> None:
         super().__init__(vim.Datastore(moref), name, parent)
@@ -196,7 +201,10 @@ class Datastore(ManagedEntity):
         self.capacity_bytes = capacity_bytes
         self.filler_bytes = 0
         """Bytes that are taken without a file, to fill the datastore for a test."""
+        self.accessible = True
+        """While false no host reaches it, and its numbers mean nothing."""
         self._world = world
+        self._told: _Room | None = None
         self.readers.update(
             {
                 "summary": self._summary,
@@ -222,19 +230,31 @@ class Datastore(ManagedEntity):
         """Return the room that is left."""
         return max(0, self.capacity_bytes - self.used_bytes())
 
+    def refresh(self) -> None:
+        """Bring what is told of the room up to date."""
+        self._told = _Room(self.capacity_bytes, self.free_bytes(), now())
+
+    def _room(self) -> "_Room":
+        update_s = self._world.times.datastore_update_s
+        if self._told is None or (now() - self._told.at).total_seconds() >= update_s:
+            self.refresh()
+        assert self._told is not None
+        return self._told
+
     def _url(self) -> str:
         return f"ds:///vmfs/volumes/{self.moref}/"
 
     def _summary(self) -> Any:
+        room = self._room()
         return complete(
             data_object(
                 vim.Datastore.Summary,
                 datastore=self.reference,
                 name=self.name,
                 url=self._url(),
-                capacity=self.capacity_bytes,
-                freeSpace=self.free_bytes(),
-                accessible=True,
+                capacity=room.capacity_bytes if self.accessible else 0,
+                freeSpace=room.free_bytes if self.accessible else 0,
+                accessible=self.accessible,
                 multipleHostAccess=True,
                 type="VMFS",
                 maintenanceMode="normal",
@@ -242,12 +262,14 @@ class Datastore(ManagedEntity):
         )
 
     def _info(self) -> Any:
+        room = self._room()
         return complete(
             data_object(
                 vim.host.VmfsDatastoreInfo,
                 name=self.name,
                 url=self._url(),
-                freeSpace=self.free_bytes(),
+                freeSpace=room.free_bytes,
+                timestamp=room.at,
                 maxFileSize=64 << 40,
                 maxMemoryFileSize=64 << 40,
             )
@@ -258,6 +280,15 @@ class Datastore(ManagedEntity):
         return [
             complete(data_object(vim.Datastore.HostMount, key=host, mountInfo=mount)) for host in references(self._world, Host)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """A datastore's room as of one moment."""
+
+    capacity_bytes: int
+    free_bytes: int
+    at: datetime
 
 
 class Network(ManagedEntity):

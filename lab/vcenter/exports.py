@@ -2,77 +2,30 @@
 
     snapshot=<snapshot moref>;disk=<key>    a snapshot's disk, read-only
     present=<vm moref>;disk=<key>           a powered-off VM's disk as it is, read-only; while it is open the VM cannot be powered on
+    writable=<vm moref>;disk=<key>          a powered-off VM's disk for its one writer, exclusively; likewise
     guest=<vm moref>;disk=<key>             a running VM's disk for its guest, read and write
 
 A VM's exports are served by the host that the VM is on, and by no other.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 
-from lab.vcenter.disk_backing import FileRange, Run
-from lab.vcenter.disk_present import PresentDisk
+from lab.vcenter.disk_locks import DiskLocks
 from lab.vcenter.entities import Host
-from lab.vcenter.faults_disk import DiskClosed, SnapshotGone
+from lab.vcenter.faults_disk import SnapshotGone
 from lab.vcenter.inventory import Inventory
 from lab.vcenter.nbd_exports import Export, GuestExport, SnapshotExport
 from lab.vcenter.nbd_negotiation import Resolver
 from lab.vcenter.nbd_server import NbdServer
+from lab.vcenter.offline_exports import PresentExport, WritableExport
 from lab.vcenter.virtual_machine import Snapshot, VirtualMachine
 from lab.vcenter.world import World
 
-_NAME = re.compile(r"(snapshot|present|guest)=([a-z]+-\d+);disk=(\d+)")
+OUTSIDE = ("snapshot=", "present=", "writable=")
+"""How the names of exports begin that are not a guest's, which is inside the host."""
 
-
-class PresentExport:
-    """A powered-off VM's disk, read-only. Its connections are cut when the VM is powered on after all."""
-
-    read_only = True
-    uses_nfc_budget = True
-
-    def __init__(self, disk: PresentDisk) -> None:
-        self._disk = disk
-        self._closed = False
-
-    @property
-    def size(self) -> int:
-        """The disk's size in bytes."""
-        return self._disk.capacity_bytes
-
-    def open(self, interrupt: Callable[[], None]) -> None:
-        """Need nothing: the VM cannot be powered on meanwhile."""
-
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Check that the connection was not closed."""
-        if self._closed:
-            raise DiskClosed("the connection was closed")
-        yield
-
-    def locate(self, offset: int, length: int) -> Sequence[FileRange] | None:
-        """Return None: a consolidation may run meanwhile."""
-        return None
-
-    def read_into(self, offset: int, target: memoryview) -> None:
-        """Fill `target` from `offset` on."""
-        self._disk.read_into(offset, target)
-
-    def extents(self, offset: int, length: int) -> Iterator[Run]:
-        """Yield a range's allocated parts and holes."""
-        return self._disk.runs(offset, length)
-
-    def write(self, offset: int, data: memoryview) -> None:
-        """Refuse."""
-        raise PermissionError("the export is read-only")
-
-    def zero(self, offset: int, length: int, *, allocate: bool) -> None:
-        """Refuse."""
-        raise PermissionError("the export is read-only")
-
-    def close(self) -> None:
-        """End serving the connection."""
-        self._closed = True
+_NAME = re.compile(r"(snapshot|present|writable|guest)=([a-z]+-\d+);disk=(\d+)")
 
 
 class RunningGuestExport(GuestExport):
@@ -93,13 +46,19 @@ class RunningGuestExport(GuestExport):
 class HostExports:
     """One NBD server for each host."""
 
-    def __init__(self, world: World, inventory: Inventory) -> None:
+    def __init__(self, world: World, inventory: Inventory, opened: Callable[[], None] = lambda: None) -> None:
+        """Open one server for each host; `opened` is called whenever one more connection has an export open."""
         self._world = world
-        self.servers = {name: NbdServer(self._resolver(host)) for name, host in inventory.hosts.items()}
+        self.locks = DiskLocks()
+        self.servers = {name: NbdServer(self._resolver(host), opened=opened) for name, host in inventory.hosts.items()}
 
     def ports(self) -> dict[str, int]:
         """Return each host's NBD port."""
         return {name: server.port for name, server in self.servers.items()}
+
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """Return of each host the disks that are open for reading or writing from outside."""
+        return {name: server.readers() for name, server in self.servers.items()}
 
     def close(self) -> None:
         """Stop all servers."""
@@ -113,13 +72,38 @@ class HostExports:
 
     def cut_readers(self, vm: VirtualMachine) -> int:
         """Cut who reads a VM's disks, as moving the VM to another host does; return how many connections. Guests move along."""
-        prefixes = [f"present={vm.moref};", *(f"snapshot={item.moref};" for item in vm.snapshots())]
+        prefixes = [f"present={vm.moref};", f"writable={vm.moref};", *(f"snapshot={item.moref};" for item in vm.snapshots())]
         return sum(server.disconnect(prefix) for server in self.servers.values() for prefix in prefixes)
 
     def holds(self, vm: VirtualMachine) -> bool:
         """Return whether somebody has a powered-off VM's disk open."""
-        prefix = f"present={vm.moref};"
-        return any(info.export.startswith(prefix) for server in self.servers.values() for info in server.connections())
+        return bool(self.locks.held(vm.moref))
+
+    def held_disks(self, vm: VirtualMachine) -> tuple[int, ...]:
+        """Return which of a powered-off VM's disks somebody has open."""
+        return self.locks.held(vm.moref)
+
+    def crash(self, host: str) -> int:
+        """Let a host's NBD service crash: connections are cut, and what was written and not flushed is lost; return how many sectors.
+
+        Guests go on; only writers that opened while `volatile_writes` was on lose anything. Raises KeyError.
+        """
+        lost: list[int] = []
+
+        def end(export: Export) -> None:
+            if isinstance(export, WritableExport):
+                lost.append(export.crash())
+            export.close()
+
+        self.servers[host].cut_all(OUTSIDE, end)
+        return sum(lost)
+
+    def be_unreachable(self, unreachable: bool) -> None:
+        """Let no host answer anybody but its guests any more, or answer again; who is connected is cut."""
+        for server in self.servers.values():
+            server.unreachable_for = OUTSIDE if unreachable else ()
+            if unreachable:
+                server.cut_all(OUTSIDE)
 
     def _resolver(self, host: Host) -> Resolver:
         def resolve(name: str) -> Export | None:
@@ -131,21 +115,24 @@ class HostExports:
                 vm = found.vm if isinstance(found, Snapshot) else found
                 if not isinstance(vm, VirtualMachine) or vm.host is not host:
                     return None
-                return _export(self._world, match[1], found, vm, int(match[3]))
+                return self._export(host, match[1], found, vm, int(match[3]))
 
         return resolve
 
-
-def _export(world: World, kind: str, found: object, vm: VirtualMachine, key: int) -> Export | None:
-    if kind == "snapshot" and isinstance(found, Snapshot) and key in found.disks:
-        try:
-            return SnapshotExport(found.disks[key].attached.disk.frozen(found.moref))
-        except SnapshotGone:
+    def _export(self, host: Host, kind: str, found: object, vm: VirtualMachine, key: int) -> Export | None:
+        if kind == "snapshot" and isinstance(found, Snapshot) and key in found.disks:
+            try:
+                return SnapshotExport(found.disks[key].attached.disk.frozen(found.moref))
+            except SnapshotGone:
+                return None
+        if key not in vm.disks or found is not vm:
             return None
-    if key not in vm.disks or found is not vm:
+        match kind, vm.running:
+            case "guest", True:
+                return RunningGuestExport(self._world, vm, key)
+            case "present", False:
+                return PresentExport(self._world, self.locks, vm, key)
+            case "writable", False:
+                volatile = self.servers[host.name].faults.volatile_writes
+                return WritableExport(self._world, self.locks, vm, key, volatile=volatile)
         return None
-    if kind == "guest" and vm.running:
-        return RunningGuestExport(world, vm, key)
-    if kind == "present" and not vm.running:
-        return PresentExport(PresentDisk(vm.disks[key].disk))
-    return None

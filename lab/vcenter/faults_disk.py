@@ -20,7 +20,11 @@ class DiskBusy(DiskFault):
 
 
 class DiskLocked(DiskFault):
-    """The disk's consolidation is held back, as by a backup's lock on a backing (FileFault: locked)."""
+    """A file of the disk is locked: its consolidation is held back, or somebody else has it open (FileFault: locked)."""
+
+
+class DiskFull(DiskFault):
+    """The disk's datastore has no room left (NoDiskSpace; ENOSPC to whoever writes over NBD)."""
 
 
 class DiskHasSnapshots(DiskFault):

@@ -22,7 +22,7 @@ def _wire(name: FaultName, **more: str | int | bool) -> FaultRequest:
 
 @dataclass(frozen=True, slots=True)
 class NbdFault:
-    """Settings of a host's NBD server, as `ControlActions.set_nbd` takes them."""
+    """Settings of a host's NBD server, as `HostControls.set_nbd` takes them."""
 
     settings: Mapping[str, int | str] = field(default_factory=dict)
 
@@ -76,6 +76,14 @@ SOAP_FAULTS: Mapping[str, FaultRequest] = {
 }
 """What the SOAP side does. Where a row also asks for a state of the VM (`when`), whoever asks for the fault arranges it."""
 
+_FIRST_WRITE: Mapping[str, int | str] = {
+    "fail_offset": 0,
+    "fail_length": 1 << 20,
+    "fail_times": 1,
+    "fail_writes": True,
+    "fail_export": "writable=",
+}
+
 NBD_FAULTS: Mapping[str, NbdFault] = {
     "connection-refused": NbdFault({"refuse_next": 1}),
     "connection-cut": NbdFault({"cut_after_bytes": 4096, "cut_times": 1}),
@@ -87,9 +95,28 @@ NBD_FAULTS: Mapping[str, NbdFault] = {
 """What a host's NBD server does."""
 
 
+RECOVERY_SOAP_FAULTS: Mapping[str, FaultRequest] = {
+    "quiesce-application": FaultRequest(FaultName.QUIESCE_FAILS),
+    "quiesce-filesystem": _fault("FilesystemQuiesceFault", as_task_error=True),
+    "power-on-locked": _fault("GenericVmConfigFault", "PowerOnVM_Task", as_task_error=True),
+    "create-vm-no-space": _fault("NoDiskSpace", "CreateVM_Task", as_task_error=True),
+    "create-vm-reply-lost": FaultRequest(FaultName.DROP_REPLY, method="CreateVM_Task"),
+    "destroy-locked": _fault("FileLocked", "Destroy_Task", as_task_error=True),
+}
+"""What the SOAP side does to disaster recovery: not rows of the fault table, which is of replication and migration."""
+
+RECOVERY_NBD_FAULTS: Mapping[str, NbdFault] = {
+    "write-error": NbdFault({**_FIRST_WRITE, "fail_error": "EIO"}),
+    "write-no-space": NbdFault({**_FIRST_WRITE, "fail_error": "ENOSPC"}),
+    "write-host-going-down": NbdFault({**_FIRST_WRITE, "fail_error": "ESHUTDOWN"}),
+    "write-cut": NbdFault({"cut_after_written_bytes": 4096, "cut_times": 1}),
+}
+"""What a host's NBD server does to the writer of a powered-off VM's disk."""
+
+
 def request_of(name: str, vm: str = "") -> FaultRequest:
-    """Return a new request for a row of the SOAP side, for one VM (moref) or any. Raises ValueError."""
-    known = SOAP_FAULTS.get(name)
+    """Return a new request for a fault of the SOAP side, for one VM (moref) or any. Raises ValueError."""
+    known = {**SOAP_FAULTS, **RECOVERY_SOAP_FAULTS}.get(name)
     if known is None:
         raise ValueError(f"there is no vSphere fault called {name}")
     return replace(known, vm=vm)

@@ -26,6 +26,10 @@ class Export(Protocol):
     def uses_nfc_budget(self) -> bool:
         """Whether a connection counts against the host's NFC memory."""
 
+    @property
+    def exclusive(self) -> bool:
+        """Whether it is VDDK's writer: nobody else may be connected, and nothing can be trimmed."""
+
     def open(self, interrupt: Callable[[], None]) -> None:
         """Begin to serve a connection; `interrupt` cuts it, and may be called from any thread when the disk goes away."""
 
@@ -47,6 +51,9 @@ class Export(Protocol):
     def zero(self, offset: int, length: int, *, allocate: bool) -> None:
         """Make a range read as zero; without `allocate` its space is given back."""
 
+    def flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Make a range durable (FUA), or all that was written."""
+
     def close(self) -> None:
         """End serving the connection; nothing is written through the export any more."""
 
@@ -56,6 +63,7 @@ class SnapshotExport:
 
     read_only = True
     uses_nfc_budget = True
+    exclusive = False
 
     def __init__(self, frozen: FrozenDisk) -> None:
         self._frozen = frozen
@@ -95,6 +103,9 @@ class SnapshotExport:
         """Refuse."""
         raise PermissionError(f"{self._frozen!r} is read-only")
 
+    def flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Need nothing: nothing was written."""
+
     def close(self) -> None:
         """Forget the connection."""
         if self._interrupt is not None:
@@ -106,6 +117,7 @@ class GuestExport:
 
     read_only = False
     uses_nfc_budget = False
+    exclusive = False
 
     def __init__(self, disk: VirtualDisk) -> None:
         self._disk = disk
@@ -149,6 +161,9 @@ class GuestExport:
         with self._lock:
             self._check()
             self._disk.zero(offset, length, allocate=allocate)
+
+    def flush(self, offset: int = 0, length: int | None = None) -> None:
+        """Need nothing: what the guest wrote survives all that happens to its host here."""
 
     def close(self) -> None:
         """Refuse what comes from now on, after a write that runs has ended."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+from lab.sectors import SECTOR
 from lab.vcenter import nbd_protocol as p
-from lab.vcenter.disk_sectors import SECTOR
 from lab.vcenter.nbd_exports import Export
 from lab.vcenter.nbd_stream import Disconnected, Stream
 
@@ -155,12 +155,16 @@ class Negotiation:
         return Session(name, export, self._structured, self._structured and self._context_export == name)
 
     def _flags(self, export: Export) -> p.TransmissionFlag:
-        flags = p.TransmissionFlag.HAS_FLAGS | p.TransmissionFlag.CAN_MULTI_CONN | p.TransmissionFlag.SEND_FLUSH
+        flags = p.TransmissionFlag.HAS_FLAGS | p.TransmissionFlag.SEND_FLUSH
+        if not export.exclusive:
+            flags |= p.TransmissionFlag.CAN_MULTI_CONN
         if self._structured:
             flags |= p.TransmissionFlag.SEND_DF
         if export.read_only:
             return flags | p.TransmissionFlag.READ_ONLY
-        return flags | p.TransmissionFlag.SEND_FUA | p.TransmissionFlag.SEND_TRIM | p.TransmissionFlag.SEND_WRITE_ZEROES
+        if not export.exclusive:
+            flags |= p.TransmissionFlag.SEND_TRIM
+        return flags | p.TransmissionFlag.SEND_FUA | p.TransmissionFlag.SEND_WRITE_ZEROES
 
     def _reply(self, kind: p.OptionReply, data: bytes = b"") -> None:
         self._stream.send(p.OPTION_REPLY.pack(p.OPTION_REPLY_MAGIC, self._option, kind, len(data)) + data)

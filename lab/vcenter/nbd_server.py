@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from lab.vcenter import nbd_protocol as p
-from lab.vcenter.faults_disk import SnapshotGone
+from lab.vcenter.faults_disk import DiskLocked, SnapshotGone
 from lab.vcenter.nbd_exports import Export
 from lab.vcenter.nbd_faults import NbdFaults
 from lab.vcenter.nbd_negotiation import Negotiation, OpenRefused, Resolver
@@ -48,6 +48,8 @@ class NbdServer:
     threads. A snapshot export above `max_connections` is refused with NBD_REP_ERR_POLICY, as an ESXi host refuses
     with NFC error 5; longer reads than `max_read_bytes` get ENOMEM. A change of either counts for later connections.
 
+    `opened` is called whenever one more connection has an export open.
+
     With `zero_copy`, long reads of snapshots are sent by sendfile. Its price: the kernel queues references to the page
     cache, so a client that goes on emptying its socket after its snapshot was removed may find sectors there as a
     consolidation made them since. Up to the removal, replies are exact either way.
@@ -63,14 +65,18 @@ class NbdServer:
         max_read_bytes: int = p.MAX_REQUEST_BYTES,
         zero_copy: bool = True,
         names: Callable[[], Iterable[str]] = tuple,
+        opened: Callable[[], None] = lambda: None,
     ) -> None:
         self.faults = NbdFaults()
         self.max_connections = max_connections
         self.max_read_bytes = max_read_bytes
         self.refused_for_budget = 0
         """How many connections were refused because of `max_connections`."""
+        self.unreachable_for: tuple[str, ...] = ()
+        """Exports whose names begin so get no answer: the connection is closed when they are asked for."""
         self._resolver = resolver
         self._names = names
+        self._opened = opened
         self._zero_copy = zero_copy
         self._lock = threading.Lock()
         self._connections: set[_Connection] = set()
@@ -98,18 +104,27 @@ class NbdServer:
                 if connection.export is not None
             )
 
+    def readers(self) -> tuple[str, ...]:
+        """Return the exports, each once, that use the host's NFC memory for somebody who is still there."""
+        with self._lock:
+            connections = [c for c in self._connections if c.export is not None and c.export.uses_nfc_budget]
+            return tuple(sorted({c.name for c in connections if not c.stream.is_hung_up()}))
+
     def disconnect(self, prefix: str) -> int:
         """Cut the connections of exports whose names begin with `prefix`; return how many.
 
         When it returns, nothing is written through them any more: what a powered-off VM's disk holds is final.
         Waits for a write that a stun holds up.
         """
+        return self.cut_all((prefix,))
+
+    def cut_all(self, prefixes: tuple[str, ...], end: Callable[[Export], None] = lambda export: export.close()) -> int:
+        """Cut the connections of exports whose names begin with one of the prefixes, and `end` the exports; return how many."""
         with self._lock:
-            chosen = [c for c in self._connections if c.export is not None and c.name.startswith(prefix)]
-        for connection in chosen:
-            connection.stream.cut()
-            if connection.export is not None:
-                connection.export.close()
+            chosen = [(c.stream, c.export) for c in self._connections if c.export is not None and c.name.startswith(prefixes)]
+        for stream, export in chosen:
+            stream.cut()
+            end(export)
         return len(chosen)
 
     def close(self) -> None:
@@ -174,6 +189,8 @@ class NbdServer:
             connection.done.set()
 
     def _look(self, name: str) -> Export:
+        if self.unreachable_for and name.startswith(self.unreachable_for):
+            raise Disconnected("the host does not answer")
         if self._closing.is_set():
             raise OpenRefused(p.OptionReply.ERR_SHUTDOWN, "the server shuts down")
         export = self._resolver(name)
@@ -193,9 +210,13 @@ class NbdServer:
         try:
             self._look(name)  # once more: a `disconnect` that came before the lines above has not seen this connection
             export.open(connection.stream.cut)
+        except DiskLocked as error:
+            connection.export = None
+            raise OpenRefused(p.OptionReply.ERR_POLICY, str(error)) from error
         except (OpenRefused, SnapshotGone) as error:
             connection.export = None
             raise OpenRefused(p.OptionReply.ERR_UNKNOWN, "the export is gone") from error
+        self._opened()
         return export
 
 

@@ -1,6 +1,7 @@
 """Buffered reading and unbuffered writing of one NBD connection's socket."""
 
 import os
+import select
 import socket
 import struct
 from collections.abc import Sequence
@@ -80,6 +81,12 @@ class Stream:
                 if sent == 0:
                     raise Disconnected("a backing file ended early")
                 offset += sent
+
+    def is_hung_up(self) -> bool:
+        """Return whether the peer has ended the connection, or it was cut, even if not all that was sent has been read."""
+        look = select.poll()
+        look.register(self._socket, select.POLLRDHUP)
+        return bool(look.poll(0))
 
     def cut(self) -> None:
         """End the connection for both sides, waking the thread that uses it; from any thread, any number of times."""

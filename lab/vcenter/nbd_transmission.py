@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from lab.sectors import SECTOR
 from lab.vcenter import nbd_protocol as p
 from lab.vcenter.disk_backing import FileRange
-from lab.vcenter.disk_sectors import SECTOR
-from lab.vcenter.faults_disk import DiskFault
+from lab.vcenter.faults_disk import DiskFault, DiskFull
 from lab.vcenter.nbd_faults import NbdFaults
 from lab.vcenter.nbd_negotiation import Session
 from lab.vcenter.nbd_stream import Disconnected, Stream
@@ -118,14 +118,10 @@ class Transmission:
                 case p.Command.BLOCK_STATUS:
                     self._block_status(request)
                     return
-                case p.Command.WRITE if request.data is not None:
-                    self._export.write(request.offset, request.data)
-                case p.Command.WRITE_ZEROES:
-                    self._export.zero(request.offset, request.length, allocate=True)
-                case p.Command.TRIM:
-                    self._export.zero(request.offset, request.length, allocate=False)
+                case p.Command.WRITE | p.Command.WRITE_ZEROES | p.Command.TRIM:
+                    self._write(request)
                 case p.Command.FLUSH:
-                    pass
+                    self._export.flush()
                 case _:
                     raise _Refused(p.WireError.EINVAL)
         except (_Refused, DiskFault, OSError) as error:
@@ -140,6 +136,8 @@ class Transmission:
         writes = request.command in (p.Command.WRITE, p.Command.WRITE_ZEROES, p.Command.TRIM)
         if writes and self._export.read_only:
             raise _Refused(p.WireError.EPERM)
+        if request.command == p.Command.TRIM and self._export.exclusive:
+            raise _Refused(p.WireError.EINVAL)
         if request.offset + request.length > self._export.size:
             raise _Refused(p.WireError.ENOSPC if writes else p.WireError.EINVAL)
         if request.length == 0 or request.offset % SECTOR or request.length % SECTOR:
@@ -151,6 +149,22 @@ class Transmission:
                 raise _Refused(p.WireError.ENOMEM)
         if request.command == p.Command.BLOCK_STATUS and not self._allocation:
             raise _Refused(p.WireError.EINVAL)
+
+    def _write(self, request: _Request) -> None:
+        """Carry a write out. A fault that cuts the connection does so afterwards: the client does not learn that it was."""
+        self._faults.pass_hold(self._name, request.offset, request.length, self._wait, writing=True)
+        error = self._faults.take_error(self._name, request.offset, request.length, writing=True)
+        if error is not None:
+            raise _Refused(error)
+        if request.command == p.Command.WRITE and request.data is not None:
+            self._export.write(request.offset, request.data)
+        else:
+            self._export.zero(request.offset, request.length, allocate=request.command == p.Command.WRITE_ZEROES)
+        if request.flags & p.CommandFlag.FUA:
+            self._export.flush(request.offset, request.length)
+        if self._faults.take_write_cut(self._name, request.length):
+            self._stream.reset()
+            raise Disconnected("cut on purpose")
 
     def _read(self, request: _Request) -> None:
         if self._faults.delay_s:
@@ -231,6 +245,6 @@ class Transmission:
 def _wire_error(error: _Refused | DiskFault | OSError) -> p.WireError:
     if isinstance(error, _Refused):
         return error.error
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+    if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno == errno.ENOSPC):
         return p.WireError.ENOSPC
     return p.WireError.EIO

@@ -10,7 +10,11 @@ from lab.vcenter.world import LabObject, World, data_object
 
 _INSTANCE_UUID = str(uuid.uuid4())
 
+CUSTOM_FIELDS_MANAGER = vim.CustomFieldsManager("CustomFieldsManager")
+"""The manager of custom attributes: the inventory's to fill."""
+
 _SINGLETONS = {
+    "customFieldsManager": CUSTOM_FIELDS_MANAGER,
     "viewManager": vim.view.ViewManager("ViewManager"),
     "sessionManager": vim.SessionManager("SessionManager"),
     "authorizationManager": vim.AuthorizationManager("AuthorizationManager"),

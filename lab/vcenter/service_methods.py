@@ -5,7 +5,7 @@ from typing import Any
 
 from lab.vcenter.collector import Filter, PropertyCollector
 from lab.vcenter.dispatch import Call, Handler
-from lab.vcenter.entities import Host, ManagedEntity
+from lab.vcenter.entities import Datastore, Host, ManagedEntity
 from lab.vcenter.events import EventLog
 from lab.vcenter.inventory import Inventory
 from lab.vcenter.service_content import service_content
@@ -57,6 +57,7 @@ class ServiceMethods:
                 privilege not in call.world.denials.privileges for privilege in call.argument("privId")
             ],
             "CancelTask": _cancel_task,
+            "RefreshDatastore": _refresh_datastore,
             "QueryEvents": lambda call: self._events.query(call.argument("filter")),
             "AcquireGenericServiceTicket": _acquire_ticket,
             "FindByUuid": lambda call: next(iter(self._by_uuid(call)), None),
@@ -185,6 +186,19 @@ def _wait_for_updates_ex(call: Call) -> Any:
         raise vmodl.fault.InvalidArgument(invalidProperty="options.maxWaitSeconds", msg="A specified parameter was not correct")
     limit = None if options is None else options.maxObjectUpdates
     return _collector(call).wait_for_updates(call.argument("version"), seconds, limit)
+
+
+# --- datastores ---
+
+
+def _refresh_datastore(call: Call) -> None:
+    if not isinstance(call.target, Datastore):
+        raise vmodl.fault.InvalidRequest(msg="The object is not a datastore.")
+    if not call.target.accessible:
+        raise vim.fault.HostConfigFault(msg="No host can reach the datastore.")
+    with call.world.lock:
+        call.target.refresh()
+    call.world.changed()
 
 
 # --- privileges and tasks ---

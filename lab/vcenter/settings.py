@@ -21,8 +21,12 @@ class Times:
     """ReconfigVM."""
     session_idle_s: float = 1800.0
     """A session that is idle for longer is gone (facts B3: 30 minutes)."""
+    quiesce_minute_s: float = 60.0
+    """A minute of the time limit that a quiesced snapshot's caller gives the guest."""
     task_retention_s: float = 600.0
     """How long a finished task can still be read."""
+    datastore_update_s: float = 600.0
+    """After how long vCenter looks by itself how much room a datastore has."""
 
     def changed(self, values: dict[str, float]) -> "Times":
         """Return these times with some replaced. Raises ValueError for a name there is not, or a negative time."""

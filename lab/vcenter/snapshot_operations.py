@@ -10,6 +10,7 @@ from typing import Any
 
 from lab.vcenter.faults import FaultName
 from lab.vcenter.faults_disk import DiskBusy, DiskLocked
+from lab.vcenter.quiescing import QuiesceOutcome, QuiesceRequest
 from lab.vcenter.tasks import Task
 from lab.vcenter.virtual_machine import FrozenAttachment, Snapshot, VirtualMachine
 from lab.vcenter.vm_properties import publish_snapshot
@@ -24,16 +25,39 @@ _CHAIN_LIMIT = 32
 class SnapshotOperations:
     """What can be done with the snapshots of the world's VMs."""
 
-    def __init__(self, world: World, is_held: Callable[[VirtualMachine], bool]) -> None:
-        """`is_held` says whether somebody has a powered-off VM's present disks open: then its files are locked."""
+    def __init__(self, world: World, is_held: Callable[[VirtualMachine], bool], taken: Callable[[], None] = lambda: None) -> None:
+        """`is_held` says whether somebody has a powered-off VM's present disks open: then its files are locked.
+
+        `taken` is called whenever there is one more snapshot.
+        """
         self._world = world
         self._is_held = is_held
+        self._taken = taken
 
-    def create(self, vm: VirtualMachine, name: str, description: str, quiesce: bool, task: Task | None = None) -> Snapshot:
+    def create(
+        self, vm: VirtualMachine, name: str, description: str, quiesce: QuiesceRequest | None, task: Task | None = None
+    ) -> Snapshot:
         """Take a snapshot; a quiesced one only of a running guest with Tools, else it is a plain one (facts B2)."""
-        times, faults = self._world.times, self._world.faults
-        quiesced = quiesce and vm.tools_running
         self._check_room(vm)
+        if quiesce is None:
+            return self._create(vm, name, description, task, quiesced=False)
+        world = self._world
+        running = vm.tools_running
+        frozen = vm.quiesce.frozen(
+            name,
+            quiesce,
+            tools_run=running,
+            fails=running and world.faults.take(FaultName.QUIESCE_FAILS, vm=vm.moref) is not None,
+            minute_s=world.times.quiesce_minute_s,
+            pause=world.pause,
+        )
+        with frozen as record:
+            made = self._create(vm, name, description, task, quiesced=record.outcome is QuiesceOutcome.OBTAINED)
+            record.snapshot = made.moref
+            return made
+
+    def _create(self, vm: VirtualMachine, name: str, description: str, task: Task | None, *, quiesced: bool) -> Snapshot:
+        times, faults = self._world.times, self._world.faults
         self._world.pause(max(0.0, times.snapshot_s - times.stun_s))
         if task is not None:
             task.report(50)
@@ -41,8 +65,6 @@ class SnapshotOperations:
             raise vim.fault.FileLocked(file=f"[{vm.home.name}] {vm.home_folder}", msg="Failed to lock the file")
         if faults.take(FaultName.SNAPSHOT_FAILS, vm=vm.moref):
             raise vim.fault.SnapshotFault(msg="An error occurred while taking a snapshot.")
-        if quiesced and faults.take(FaultName.QUIESCE_FAILS, vm=vm.moref):
-            raise vim.fault.ApplicationQuiesceFault(msg="An error occurred while quiescing the virtual machine.")
         made = Snapshot(self._world, vm, name, description, vm.power, quiesced=quiesced)
         with self._stunned(vm):
             self._freeze(vm, made)
@@ -51,6 +73,7 @@ class SnapshotOperations:
             vm.insert_snapshot(made)
             self._world.add(made)
             vm.touch()
+        self._taken()
         return made
 
     def _check_room(self, vm: VirtualMachine) -> None:

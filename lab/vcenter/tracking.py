@@ -27,6 +27,7 @@ from lab.vcenter.faults_disk import (
     NoEpoch,
     NoTrack,
 )
+from lab.vcenter.out_of_band import OutOfBandWrites
 
 GRANULE: Final = 64 * 1024
 PAGE_LIMIT: Final = 2000
@@ -118,6 +119,7 @@ class TrackingBehaviour:
     star: StarAnswer = StarAnswer.ALLOCATED
     corrupt: bool = False
     """Every question is refused as damaged, until tracking is reset."""
+    out_of_band: OutOfBandWrites = OutOfBandWrites.UNSEEN
     omitted: Area | None = None
     """What changes in this range, or is allocated there, is left out of every answer: a lie (facts F7)."""
 

@@ -10,6 +10,7 @@ from lab.vcenter.exports import HostExports
 from lab.vcenter.folder import DatastoreFiles
 from lab.vcenter.inventory import Inventory
 from lab.vcenter.inventory_file import InventorySpec
+from lab.vcenter.occupancy import Occupancy
 from lab.vcenter.power_operations import PowerOperations
 from lab.vcenter.reconfiguration import Reconfiguration
 from lab.vcenter.service_content import add_singletons
@@ -18,6 +19,7 @@ from lab.vcenter.sessions import SessionManager
 from lab.vcenter.settings import Times
 from lab.vcenter.snapshot_operations import SnapshotOperations
 from lab.vcenter.tasks import TaskManager
+from lab.vcenter.vm_lifecycle import VmLifecycle
 from lab.vcenter.vm_methods import VmMethods
 from lab.vcenter.web_server import WebServer
 from lab.vcenter.world import World
@@ -35,11 +37,15 @@ class VCenter:
             self.world.add(singleton)
         add_singletons(self.world)
         self.inventory = Inventory(self.world, self.tasks, directory, spec)
-        self.exports = HostExports(self.world, self.inventory)
-        self.snapshots = SnapshotOperations(self.world, self.exports.holds)
-        self.power = PowerOperations(self.world, self.events, self.exports.cut_guest, self.exports.holds)
-        vm_methods = VmMethods(self.tasks, self.snapshots, self.power, Reconfiguration(self.world))
-        handlers = {**ServiceMethods(self.inventory, self.events).handlers(), **vm_methods.handlers()}
+        self.exports = HostExports(self.world, self.inventory, lambda: self.occupancy.opened())
+        self.occupancy = Occupancy(self.exports.readers, lambda: self.inventory.vms)
+        self.snapshots = SnapshotOperations(self.world, self.exports.holds, self.occupancy.snapshot_taken)
+        self.power = PowerOperations(self.world, self.events, self.exports.cut_guest, self.exports.held_disks)
+        vm_methods = VmMethods(
+            self.tasks, self.snapshots, self.power, Reconfiguration(self.world, self.inventory, self.exports.held_disks)
+        )
+        lifecycle = VmLifecycle(self.world, self.tasks, self.inventory, self.exports.held_disks)
+        handlers = {**ServiceMethods(self.inventory, self.events).handlers(), **vm_methods.handlers(), **lifecycle.handlers()}
         self.dispatcher = Dispatcher(self.world, self.sessions, handlers)
         self.web = WebServer(self.dispatcher, DatastoreFiles(self.world, self.sessions, self.inventory), tls, port)
         threading.Thread(target=self.web.serve_forever, kwargs={"poll_interval": 0.1}, name="sdk", daemon=True).start()

@@ -3,14 +3,25 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 
 from lab.vcenter.disk import VirtualDisk
 from lab.vcenter.disk_frozen import FrozenDisk
 from lab.vcenter.entities import Datastore, Host, ManagedEntity, Network
+from lab.vcenter.quiescing import GuestQuiesce
 from lab.vcenter.vocabulary import vim
 from lab.vcenter.world import LabObject, World, now
 
 PERSISTENT = "persistent"
+
+
+class ToolsState(StrEnum):
+    """`guest.toolsRunningStatus`."""
+
+    RUNNING = "guestToolsRunning"
+    NOT_RUNNING = "guestToolsNotRunning"
+    EXECUTING_SCRIPTS = "guestToolsExecutingScripts"
+    """Tools are starting: they can neither quiesce nor shut down yet."""
 
 
 @dataclass(slots=True)
@@ -69,6 +80,9 @@ class Identity:
     cpus: int
     memory_mib: int
     change_tracking_supported: bool
+    template: bool = False
+    attributes: tuple[tuple[int, str], ...] = ()
+    """Custom attributes: (key of the name, value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,9 @@ class VirtualMachine(ManagedEntity):
         self.nics: dict[int, Nic] = {}
         self.power = "poweredOff"
         self.tools = True
+        self.tools_state = ToolsState.RUNNING
+        """What Tools do while the VM runs, if they are installed."""
+        self.quiesce = GuestQuiesce()
         self.clean_power_off = True
         self.loses_tracking_at_power_off = False
         """True makes the next hard power-off reset change tracking, as a crash may."""
@@ -147,7 +164,12 @@ class VirtualMachine(ManagedEntity):
     @property
     def tools_running(self) -> bool:
         """True while a guest with VMware Tools is up."""
-        return self.tools and self.running
+        return self.tools_status is ToolsState.RUNNING
+
+    @property
+    def tools_status(self) -> "ToolsState":
+        """What Tools do now."""
+        return self.tools_state if self.tools and self.running else ToolsState.NOT_RUNNING
 
     @property
     def datastores(self) -> list[Datastore]:

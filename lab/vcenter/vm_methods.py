@@ -5,6 +5,7 @@ from typing import Any
 from lab.vcenter.changed_areas import query_changed_areas
 from lab.vcenter.dispatch import Call, Handler
 from lab.vcenter.power_operations import PowerOperations
+from lab.vcenter.quiescing import asked_for
 from lab.vcenter.reconfiguration import Reconfiguration
 from lab.vcenter.snapshot_operations import SnapshotOperations, check_name
 from lab.vcenter.tasks import Task, TaskManager
@@ -53,7 +54,7 @@ class VmMethods:
     def _create_snapshot(self, call: Call) -> Any:
         name, description = call.argument("name"), call.argument("description") or ""
         check_name(name)
-        quiesce = bool(call.argument("quiesce")) or call.argument("quiesceSpec") is not None
+        quiesce = asked_for(bool(call.argument("quiesce")), call.argument("quiesceSpec"))
 
         def work(vm: VirtualMachine, task: Task) -> Any:
             return self._snapshots.create(vm, name, description, quiesce, task).reference

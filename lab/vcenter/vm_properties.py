@@ -5,11 +5,14 @@ from datetime import UTC
 from pathlib import Path
 from typing import Any
 
-from lab.vcenter.virtual_machine import Snapshot, VirtualMachine
+from lab.vcenter.virtual_machine import AttachedDisk, Snapshot, VirtualMachine
 from lab.vcenter.vm_devices import devices
 from lab.vcenter.vmodl_values import complete
 from lab.vcenter.vocabulary import vim
 from lab.vcenter.world import data_object, now
+
+_BLOCK = 512
+"""The unit of st_blocks."""
 
 
 def publish(vm: VirtualMachine) -> None:
@@ -28,6 +31,9 @@ def publish(vm: VirtualMachine) -> None:
             "network": lambda: [network.reference for network in vm.networks],
             "resourcePool": lambda: vim.ResourcePool("resgroup-8"),
             "layoutEx": lambda: _layout(vm),
+            "customValue": lambda: [
+                data_object(vim.CustomFieldsManager.StringValue, key=key, value=value) for key, value in vm.identity.attributes
+            ],
         }
     )
 
@@ -60,7 +66,7 @@ def config(vm: VirtualMachine, snapshot: Snapshot | None = None) -> Any:
             version=f"vmx-{identity.hardware_version:02d}",
             uuid=identity.bios_uuid,
             instanceUuid=identity.instance_uuid,
-            template=False,
+            template=identity.template,
             guestId=identity.guest_id,
             alternateGuestName="",
             annotation=settings.annotation or None,
@@ -121,7 +127,7 @@ def _guest(vm: VirtualMachine) -> Any:
             vim.vm.GuestInfo,
             toolsStatus="toolsOk" if vm.tools_running else ("toolsNotRunning" if vm.tools else "toolsNotInstalled"),
             toolsVersionStatus2="guestToolsUnmanaged" if vm.tools else "guestToolsNotInstalled",
-            toolsRunningStatus="guestToolsRunning" if vm.tools_running else "guestToolsNotRunning",
+            toolsRunningStatus=vm.tools_status.value,
             guestId=vm.identity.guest_id if vm.tools_running else None,
             guestFullName=vm.identity.guest_full_name if vm.tools_running else None,
             hostName=vm.name if vm.tools_running else None,
@@ -153,13 +159,13 @@ def _summary(vm: VirtualMachine) -> Any:
         vim.vm.Summary.GuestSummary,
         guestId=identity.guest_id if vm.tools_running else None,
         guestFullName=identity.guest_full_name if vm.tools_running else None,
-        toolsRunningStatus="guestToolsRunning" if vm.tools_running else "guestToolsNotRunning",
+        toolsRunningStatus=vm.tools_status.value,
         hostName=vm.name if vm.tools_running else None,
     )
     settings = data_object(
         vim.vm.Summary.ConfigSummary,
         name=vm.name,
-        template=False,
+        template=identity.template,
         vmPathName=f"[{vm.home.name}] {vm.home_folder}/{vm.name}.vmx",
         memorySizeMB=identity.memory_mib,
         numCpu=identity.cpus,
@@ -173,6 +179,7 @@ def _summary(vm: VirtualMachine) -> Any:
         hwVersion=f"vmx-{identity.hardware_version:02d}",
     )
     capacity = sum(attached.disk.capacity_bytes for attached in vm.disks.values())
+    committed = sum(size for _, _, size in _files_of(vm))
     return complete(
         data_object(
             vim.vm.Summary,
@@ -181,7 +188,11 @@ def _summary(vm: VirtualMachine) -> Any:
             guest=guest,
             config=settings,
             storage=data_object(
-                vim.vm.Summary.StorageSummary, committed=capacity, uncommitted=0, unshared=capacity, timestamp=now()
+                vim.vm.Summary.StorageSummary,
+                committed=committed,
+                uncommitted=max(0, capacity - committed),
+                unshared=committed,
+                timestamp=now(),
             ),
             quickStats=data_object(vim.vm.Summary.QuickStats, guestHeartbeatStatus="green" if vm.tools_running else "gray"),
             overallStatus="green",
@@ -190,7 +201,8 @@ def _summary(vm: VirtualMachine) -> Any:
 
 
 def _layout(vm: VirtualMachine) -> Any:
-    """Return the VM's files as they are in its directories now."""
+    """Return the VM's files as they are in its directories now, and which of them are whose disk."""
+    found = list(enumerate(_files_of(vm)))
     files = [
         data_object(
             vim.vm.FileLayoutEx.FileInfo,
@@ -200,16 +212,30 @@ def _layout(vm: VirtualMachine) -> Any:
             size=size,
             accessible=True,
         )
-        for number, (datastore, path, size) in enumerate(_files_of(vm))
+        for number, (datastore, path, size) in found
     ]
-    return complete(data_object(vim.vm.FileLayoutEx, file=files, timestamp=now()))
+    disks = [
+        data_object(
+            vim.vm.FileLayoutEx.DiskLayout, key=attached.key, chain=_chain(attached, [(n, path) for n, (_, path, _) in found])
+        )
+        for attached in vm.disks.values()
+    ]
+    return complete(data_object(vim.vm.FileLayoutEx, file=files, disk=disks, timestamp=now()))
+
+
+def _chain(attached: AttachedDisk, files: list[tuple[int, Path]]) -> list[Any]:
+    """Return a disk's files as one link: base and redo logs, told by how their names begin."""
+    begins = (f"{attached.stem}.", f"{attached.stem}-")
+    return [data_object(vim.vm.FileLayoutEx.DiskUnit, fileKey=[number for number, path in files if path.name.startswith(begins)])]
 
 
 def _files_of(vm: VirtualMachine) -> Iterator[tuple[str, Path, int]]:
+    """Yield datastore, file, and what the file takes: of a sparse one, as of a thin disk's, the blocks that it has."""
     for datastore in vm.datastores:
         for path in sorted((datastore.directory / vm.home_folder).glob("*")):
             try:
-                yield datastore.name, path, path.stat().st_size
+                status = path.stat()
+                yield datastore.name, path, min(status.st_size, status.st_blocks * _BLOCK)
             except FileNotFoundError:  # removed by a consolidation meanwhile
                 continue
 

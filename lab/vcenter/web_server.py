@@ -1,6 +1,7 @@
 """The vCenter's HTTPS server: `/sdk`, `/sdk/vimServiceVersions.xml` and `/folder`."""
 
 import logging
+import math
 import re
 import socket
 import ssl
@@ -9,6 +10,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from lab.processes import free_ports
 from lab.vcenter.dispatch import Dispatcher
 from lab.vcenter.faults import FaultName, FaultRequest
 from lab.vcenter.folder import DatastoreFiles, FileReply
@@ -23,6 +25,8 @@ _BODY_LIMIT = 16 << 20
 _CHUNK_LINE_LIMIT = 1024
 _SEND_STEP = 1 << 20
 _HANDSHAKE_S = 30.0
+_LOOK_S = 0.05
+"""How often an unreachable server looks whether it still is."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -179,18 +183,27 @@ class WebServer(ThreadingHTTPServer):
         self.files = files
         self.tls = tls
         self._unreachable_until = 0.0
+        self._back = threading.Event()
+        self._listens = True
         self._connections: set[socket.socket] = set()
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
+        # A port that the kernel chose would be lost by `be_unreachable`: it is only kept for a socket that asked for it.
+        super().__init__(("127.0.0.1", port or free_ports(1)[0]), _Handler)
 
     @property
     def port(self) -> int:
         """The port it listens on."""
         return int(self.server_address[1])
 
-    def be_unreachable(self, seconds: float) -> None:
-        """Drop all connections, and every new one, for a while."""
-        self._unreachable_until = time.monotonic() + seconds
+    def be_unreachable(self, seconds: float | None) -> None:
+        """Drop all connections and refuse new ones, for a while or until `be_reachable`."""
+        self._unreachable_until = math.inf if seconds is None else time.monotonic() + seconds
+        self._back.clear()
+        with self._lock:
+            if self._listens:
+                # Linux: a listening socket that is shut down refuses connections, and may listen again.
+                self._listens = False
+                self.socket.shutdown(socket.SHUT_RDWR)
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
@@ -198,6 +211,22 @@ class WebServer(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError as error:
                 _log.debug("a connection was gone already: %s", error)
+
+    def be_reachable(self) -> None:
+        """Answer again."""
+        self._unreachable_until = 0.0
+        self._back.set()
+
+    def get_request(self) -> Any:
+        """Accept a connection; while unreachable, wait for a moment instead, and listen again when that is over."""
+        if not self._listens:
+            self._back.wait(min(_LOOK_S, max(0.0, self._unreachable_until - time.monotonic())))
+            with self._lock:
+                if not self.is_unreachable():
+                    self.socket.listen(self.request_queue_size)
+                    self._listens = True
+            raise BlockingIOError("nobody is accepted now")
+        return super().get_request()
 
     def is_unreachable(self) -> bool:
         """Return whether nobody is answered now."""

@@ -180,3 +180,4 @@ def azure(running_azure: Azure) -> Iterator[Azure]:
     running_azure.control.clear_faults()
     running_azure.control.set_times(retry_after_s=0, operation_s=0)
     running_azure.control.set_throttling_scale(0)
+    running_azure.control.set_limits()

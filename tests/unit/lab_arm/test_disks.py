@@ -139,11 +139,8 @@ def test_incremental_snapshots_are_read_and_compared_through_signatures(azure):
     disk = azure.compute.disks.begin_create_or_update(azure.group, azure.name("disk"), azure.import_request(blob.url)).result()
     names = [azure.name("snap"), azure.name("snap")]
     first = snapshot(azure, disk.id, names[0])
-    with azure.control.disk_file(disk.id).path.open("r+b") as file:
-        file.seek(MIB)
-        file.write(b"c" * 1024)
-        file.seek(2 * MIB)
-        file.write(bytes(512))
+    azure.control.write(disk.id, MIB, b"c" * 1024)
+    azure.control.discard(disk.id, 2 * MIB, 512)
     second = snapshot(azure, disk.id, names[1])
     assert first.properties.creation_data.source_unique_id == disk.properties.unique_id
     assert first.properties.incremental_snapshot_family_id == second.properties.incremental_snapshot_family_id

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab.vcenter.disk_sectors import SectorMap
+from lab.sectors import SectorMap
 
 END = 40_000
 ranges = st.lists(st.tuples(st.integers(0, END), st.integers(0, 9_000)).map(lambda r: (r[0], min(END, sum(r)))), max_size=12)
@@ -30,3 +30,14 @@ def test_runs_are_the_maximal_runs_of_the_set_inside_the_window(parts, others, f
     assert {sector for start, stop in runs for sector in range(start, stop)} == {s for s in model | other if first <= s < end}
     assert all(start < stop for start, stop in runs)
     assert all(before[1] < after[0] for before, after in pairwise(runs))
+
+
+@settings(max_examples=40, deadline=None)
+@given(ranges, st.integers(0, END), st.integers(0, 9_000))
+def test_what_is_removed_is_gone_and_a_copy_keeps_it(parts, first, length):
+    sectors, model = made(parts)
+    copy, end = sectors.copy(), min(END, first + length)
+    sectors.remove(first, end)
+    left = {sector for start, stop in sectors.runs(0, END) for sector in range(start, stop)}
+    assert left == {sector for sector in model if not first <= sector < end}
+    assert len(copy) == len(model)

@@ -18,7 +18,8 @@ from pyVmomi import vim, vmodl
 
 from deltaferry.ports import NbdAddress
 from lab.certificates import make_certificates
-from lab.vcenter.control import VcenterControl, VmState
+from lab.vcenter.control import VcenterControl
+from lab.vcenter.control_views import VmState
 from lab.vcenter.inventory_file import VmSpec
 
 USER = "administrator@vsphere.local"

@@ -93,7 +93,7 @@ def test_what_a_guest_wrote_before_it_stopped_is_on_the_disk_and_nothing_after(f
 def test_a_vm_cannot_be_powered_on_while_its_disk_is_held_open(fresh_lab: Lab) -> None:
     lab, vm = fresh_lab, fresh_lab.vm()
     lab.run(vm.PowerOffVM_Task())
-    with NbdClient(lab.address(vm, f"present={vm._moId};disk=2000")), pytest.raises(vim.fault.FileLocked):
+    with NbdClient(lab.address(vm, f"present={vm._moId};disk=2000")), pytest.raises(vim.fault.GenericVmConfigFault):
         lab.run(vm.PowerOnVM_Task())
     _until_powered_on(lab, vm)
 
@@ -103,7 +103,7 @@ def _until_powered_on(lab: Lab, vm: Any) -> None:
     while vm.runtime.powerState == "poweredOff":
         try:
             lab.run(vm.PowerOnVM_Task())
-        except vim.fault.FileLocked:
+        except vim.fault.GenericVmConfigFault:
             continue
 
 

@@ -1,5 +1,6 @@
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim, vmodl
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
+from deltaferry.blocks.nbd import NbdClient
+from deltaferry.model.errors import DeltaferryError
 from tests.unit.lab_vcenter_soap.running import PASSWORD, USER, Lab
 
 
@@ -109,3 +112,41 @@ def test_the_process_ends_with_its_parent(tmp_path: Path, lab: Lab) -> None:
     parent.wait()
     assert parent.stdout.read() == b""  # end of file: the child, which holds the pipe's other end, is gone
     parent.stdout.close()
+
+
+def test_an_unreachable_vcenter_refuses_connections_until_told_and_keeps_its_sessions(shared_lab: Lab) -> None:
+    lab = shared_lab.about_new_vm()
+    key = lab.si.content.sessionManager.currentSession.key
+    task = lab.vm().CreateSnapshotEx_Task(name="meanwhile", description="", memory=False)
+    lab.control.be_unreachable()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", lab.port), timeout=5)
+    with pytest.raises(OSError):
+        lab.si.CurrentTime()
+    while not lab.state().snapshots:
+        continue
+    lab.control.be_reachable()
+    for attempt in Retrying(stop=stop_after_delay(10), wait=wait_fixed(0.02), reraise=True):
+        with attempt:
+            assert lab.si.content.sessionManager.currentSession.key == key
+    assert str(task.info.state) == "success"
+    shared_lab.renew()
+
+
+def test_hosts_that_are_away_with_vcenter_serve_their_guests_only(shared_lab: Lab) -> None:
+    lab = shared_lab.about_new_vm()
+    vm = lab.vm()
+    snapshot = lab.snapshot(vm, "away")
+    guest, outside = f"guest={vm._moId};disk=2000", f"snapshot={snapshot._moId};disk=2000"
+    with NbdClient(lab.address(vm, guest)) as writer, NbdClient(lab.address(vm, outside)) as reader:
+        address = lab.address(vm, outside)
+        lab.control.be_unreachable(hosts=True)
+        writer.write(0, b"w" * 512)
+        with pytest.raises(DeltaferryError):
+            reader.read_into(0, memoryview(bytearray(512)))
+        with pytest.raises(DeltaferryError):
+            NbdClient(address)
+        lab.control.be_reachable()
+        with NbdClient(address) as again:
+            assert again.size_bytes == writer.size_bytes
+    shared_lab.renew()

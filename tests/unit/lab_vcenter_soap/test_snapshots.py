@@ -164,23 +164,6 @@ def test_a_failed_snapshot_leaves_nothing(lab: Lab) -> None:
     assert not lab.vm().runtime.consolidationNeeded
 
 
-def test_a_full_datastore_takes_no_snapshot(lab: Lab) -> None:
-    lab.control.fill_datastore("ds1", 0)
-    with pytest.raises(vim.fault.NoDiskSpace):
-        lab.snapshot(lab.vm(), "full")
-    lab.control.fill_datastore("ds1", None)
-
-
-def test_free_space_is_what_the_files_leave(lab: Lab) -> None:
-    store = lab.vm().datastore[0]
-    before = store.summary.freeSpace
-    lab.control.write(lab.vm()._moId, 2000, 1 << 20, b"x" * 262144)
-    assert before - store.summary.freeSpace == 262144
-    lab.control.fill_datastore("ds1", 4096)
-    assert store.summary.freeSpace == 4096
-    lab.control.fill_datastore("ds1", None)
-
-
 def test_a_quiesced_snapshot_needs_a_running_guest_with_tools(lab: Lab) -> None:
     quiesce = vim.vm.GuestQuiesceSpec(timeout=5)
     vm = lab.vm()

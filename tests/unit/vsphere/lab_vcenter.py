@@ -21,7 +21,7 @@ from lab.nbd_guest import GuestDisk
 
 ODD_BYTES = (1 << 20) + 37 * 512
 DATASTORE_BYTES = 1 << 34
-FILLERS = 190
+FILLERS = 300
 USER = "administrator@vsphere.local"
 SPECIAL_USER = "dömain\\svc & co"
 PASSWORD = "p&ss;\"'^\\%<wörd>£ ]]> €"
@@ -43,7 +43,7 @@ def filler_uuid(number: int) -> str:
     return f"50030000-0000-4000-8000-{number:012x}"
 
 
-def _inventory() -> dict[str, Any]:
+def _inventory(fillers: int) -> dict[str, Any]:
     vms = [
         _vm(
             "web-01",
@@ -54,7 +54,10 @@ def _inventory() -> dict[str, Any]:
             cpus=2,
             memory_mib=2048,
             annotation="the shop",
+            folder="Production/Web",
+            attributes={"owner": "shop", "Cost centre": "42"},
         ),
+        _vm("golden", template=True, power="poweredOff"),
         _vm("twin"),
         _vm("twin", host="esxi-2.lab", folder="tier"),
         _vm("no-tools", tools=False),
@@ -65,13 +68,15 @@ def _inventory() -> dict[str, Any]:
             disks=[{"capacity_bytes": 512, "mode": "independent_persistent"}],
         ),
         _vm("big", disks=[{"capacity_bytes": 1 << 30}]),
-        *(_vm(f"filler-{number:03d}", instance_uuid=filler_uuid(number)) for number in range(FILLERS)),
+        _vm("elsewhere", disks=[{"capacity_bytes": 1 << 20, "datastore": "ds2"}]),
+        *(_vm(f"filler-{number:03d}", instance_uuid=filler_uuid(number)) for number in range(fillers)),
     ]
     return {
         "users": {USER: PASSWORD, SPECIAL_USER: PASSWORD, OTHER_USER: "second"},
-        "folders": ["tier"],
+        "folders": ["tier", "Production/Web"],
+        "attributes": ["owner", "Cost centre", "unused"],
         "hosts": [{"name": "esxi-1.lab"}, {"name": "esxi-2.lab"}],
-        "datastores": [{"name": "ds1", "capacity_bytes": DATASTORE_BYTES}],
+        "datastores": [{"name": name, "capacity_bytes": DATASTORE_BYTES} for name in ("ds1", "ds2")],
         "times": {
             "stun_s": 0.0,
             "snapshot_s": 0.0,
@@ -87,9 +92,9 @@ def _inventory() -> dict[str, Any]:
 class LabVcenter:
     """One vCenter process, a session of a stranger's with it, and its control port."""
 
-    def __init__(self, directory: Path, certificates: Certificates) -> None:
-        inventory = _inventory()
-        self.vm_count = len(inventory["vms"])
+    def __init__(self, directory: Path, certificates: Certificates, fillers: int = FILLERS) -> None:
+        inventory = _inventory(fillers)
+        self.vm_count = sum(not vm.get("template") for vm in inventory["vms"])
         self.certificates = certificates
         directory.mkdir()
         file = directory / "inventory.json"
@@ -208,6 +213,19 @@ class LabVcenter:
     def fail_over(self, vm: str, host: str) -> None:
         """Let a VM's host die, and vSphere HA start the VM again on another one."""
         self._control.call("POST", f"/vms/{self.moref(vm)}/fail-over", {"host": host})
+
+    def fill_datastore(self, name: str, free_bytes: int | None) -> None:
+        """Let a datastore have this much room; None takes the filler away."""
+        self._control.call("POST", f"/datastores/{name}/fill", {"free_bytes": free_bytes})
+
+    @contextmanager
+    def lost_datastore(self, name: str) -> Iterator[None]:
+        """Let no host reach a datastore."""
+        self._control.call("POST", f"/datastores/{name}", {"accessible": False})
+        try:
+            yield
+        finally:
+            self._control.call("POST", f"/datastores/{name}", {"accessible": True})
 
     def clear_faults(self) -> None:
         self._control.call("DELETE", "/faults")

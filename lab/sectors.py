@@ -1,4 +1,4 @@
-"""Which sectors of a delta backing were written.
+"""A set of sector numbers: which sectors of a disk were written, put aside, or given back.
 
 One integer of 8,192 bits for each 4 MiB of disk: a guest write is one shift and one OR, and runs come out by bit
 arithmetic in time proportional to their number, not to the number of sectors.
@@ -36,6 +36,23 @@ class SectorMap:
             count = min(_BLOCK_SECTORS - bit, end - first)
             blocks[index] = blocks.get(index, 0) | ((1 << count) - 1) << bit
             first += count
+
+    def remove(self, first: int, end: int) -> None:
+        """Take out the sectors from `first` up to, not including, `end`; those that are not in the set are no matter."""
+        for index in self._indexes(first, end):
+            low = max(0, first - index * _BLOCK_SECTORS)
+            high = min(_BLOCK_SECTORS, end - index * _BLOCK_SECTORS)
+            left = self._blocks[index] & ~(((1 << (high - low)) - 1) << low)
+            if left:
+                self._blocks[index] = left
+            else:
+                del self._blocks[index]
+
+    def copy(self) -> "SectorMap":
+        """Return a set of its own with the same sectors."""
+        result = SectorMap()
+        result._blocks = dict(self._blocks)
+        return result
 
     def union(self, other: "SectorMap") -> "SectorMap":
         """Return a new set of all sectors of both."""
