@@ -1,0 +1,90 @@
+"""Which recovery points go, and which one is meant: by kind, time and cycle alone (spec §8). Everything here is pure.
+
+Points are in the order of their fence numbers, which only rise; clocks, the source's too, may jump. So *the latest* is the
+one committed last, and a point's age counts from the earlier of its source time and its commit, so that a date in the
+future keeps nothing for ever.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from deltaferry.model.recovery_points import PointKind, RecoveryPointRecord
+
+
+class Choice(StrEnum):
+    """How an operator says which point is meant."""
+
+    LATEST = "latest"
+    LATEST_APP_CONSISTENT = "latest-app-consistent"
+    CHOSEN = "chosen"
+    """By its cycle key."""
+    AT_OR_BEFORE = "at-or-before"
+    """The latest one whose source time is not later than an instant."""
+
+
+@dataclass(frozen=True, slots=True)
+class PointChoice:
+    """Which point: `cycle_key` for CHOSEN, `instant` for AT_OR_BEFORE."""
+
+    choice: Choice = Choice.LATEST
+    cycle_key: str = ""
+    instant: datetime | None = None
+
+
+def in_order(points: Iterable[RecoveryPointRecord]) -> list[RecoveryPointRecord]:
+    """Return points in the order of their commits, oldest first."""
+    return sorted(points, key=lambda point: (point.fence, point.cycle_key))
+
+
+def latest(points: Iterable[RecoveryPointRecord], kind: PointKind | None = None) -> RecoveryPointRecord | None:
+    """Return the latest point, of a kind if one is given, or None if there is none."""
+    ordered = in_order(point for point in points if kind in (None, point.kind))
+    return ordered[-1] if ordered else None
+
+
+def expired(
+    points: Collection[RecoveryPointRecord], retention: timedelta | None, now: datetime, held: Collection[str]
+) -> tuple[str, ...]:
+    """Return the cycle keys of the points to prune, oldest first.
+
+    Kept are: what is inside the retention; the latest point, and the latest application-consistent one, however old;
+    what is `held` (pinned or in use, by cycle key). Without a retention only the latest point is kept, beside what is held.
+    """
+    kept = set(held)
+    newest = latest(points)
+    if newest is not None:
+        kept.add(newest.cycle_key)
+    if retention is not None:
+        app_consistent = latest(points, PointKind.APP_CONSISTENT)
+        if app_consistent is not None:
+            kept.add(app_consistent.cycle_key)
+        kept.update(point.cycle_key for point in points if now - min(point.taken_at, point.committed_at) <= retention)
+    return tuple(point.cycle_key for point in in_order(points) if point.cycle_key not in kept)
+
+
+def all_but(points: Iterable[RecoveryPointRecord], kept: str, held: Collection[str]) -> tuple[str, ...]:
+    """Return the cycle keys of all points but one and those that are held: what a failover's commit deletes."""
+    return tuple(point.cycle_key for point in in_order(points) if point.cycle_key != kept and point.cycle_key not in held)
+
+
+def choose(points: Collection[RecoveryPointRecord], choice: PointChoice) -> RecoveryPointRecord | str:
+    """Return the point that is meant, or a sentence that says why there is none."""
+    found: RecoveryPointRecord | None
+    match choice.choice:
+        case Choice.LATEST:
+            found, missing = latest(points), "There is no recovery point yet: wait for the first committed cycle."
+        case Choice.LATEST_APP_CONSISTENT:
+            found = latest(points, PointKind.APP_CONSISTENT)
+            missing = "There is no app-consistent recovery point: ask for the latest one, or for one by its cycle."
+        case Choice.CHOSEN:
+            found = next((point for point in points if point.cycle_key == choice.cycle_key), None)
+            missing = f"There is no recovery point of cycle {choice.cycle_key!r}: it was pruned, or never committed."
+        case Choice.AT_OR_BEFORE:
+            instant = choice.instant
+            if instant is None or instant.tzinfo is None:
+                return "A point by time needs an instant with its time zone, such as 2026-11-22T12:00:00Z."
+            found = latest(point for point in points if point.taken_at <= instant)
+            missing = f"There is no recovery point as old as {instant.isoformat()}: the retention has passed."
+    return found if found is not None else missing
