@@ -83,13 +83,16 @@ async def run_cycle(
     kind: CycleKind,
     note: Note,
     committed: Callable[[CycleRecord], None],
+    unless: Callable[[], bool],
 ) -> tuple[CycleRecord, FailureView | None]:
     """Run one cycle and commit it, or leave everything as it was; return its record, and the failure if there was one.
+
+    Raises PreemptedError, before anything was done, where `unless` comes to hold while slots are waited for.
 
     `committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
     here, but a migration need not wait for it.
     """
-    profile = await _acquire(replication, state, slots, kind, note)
+    profile = await _acquire(replication, state, slots, kind, note, unless)
     state.cycles_minted += 1
     run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
     failure: FailureView | None = None
@@ -122,11 +125,18 @@ async def run_cycle(
     return record, failure
 
 
-async def _acquire(replication: Replication, state: EntityState, slots: SlotHolder, kind: CycleKind, note: Note) -> SiteProfile:
+async def _acquire(
+    replication: Replication,
+    state: EntityState,
+    slots: SlotHolder,
+    kind: CycleKind,
+    note: Note,
+    unless: Callable[[], bool] = lambda: False,
+) -> SiteProfile:
     """Wait for slots where the VM is, as far as is known."""
     profile = profile_of(replication, state)
     note(slots.waits_because(profile, workflow.now()))
-    state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement)
+    state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement, unless=unless)
     return state.profile
 
 

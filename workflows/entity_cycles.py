@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Callable
 from datetime import timedelta
 
 from temporalio import workflow
@@ -16,6 +17,7 @@ from deltaferry.planning.schedule import next_cycle
 from workflows import names
 from workflows.delta_cycle import profile_of, run_cycle
 from workflows.entity import Entity
+from workflows.holding_slots import PreemptedError
 from workflows.job_messages import CycleAnswer, CycleWanted
 from workflows.presenting import KEPT_CYCLES
 from workflows.replication_state import CycleRecord, FailureView
@@ -49,7 +51,10 @@ class EntityCycles(Entity):
         s = self._state
         if s.replication_state is _R.RESUME_QUEUED:
             s.replication_state = _R.RESUME_IN_PROGRESS
-        record, failure = await self._cycle(CycleKind.DELTA)
+        try:
+            record, failure = await self._cycle(CycleKind.DELTA, unless=self._goes_before_a_delta)
+        except PreemptedError:
+            return
         s.last_duration = record.duration
         decision = self._decide_after(record, failure)
         self._remember(dataclasses.replace(record, decision=decision))
@@ -61,7 +66,20 @@ class EntityCycles(Entity):
         s = self._state
         self._say(f"idle until {s.next_due:%Y-%m-%d %H:%M:%S} UTC: {s.next_reason}" if s.next_due else s.next_reason)
 
-    async def _cycle(self, kind: CycleKind, wanted: CycleWanted | None = None) -> tuple[CycleRecord, FailureView | None]:
+    def _goes_before_a_delta(self) -> bool:
+        """Return whether something is wanted for which a delta that only waits for slots is not waited for."""
+        s = self._state
+        return (
+            self._ending is not None
+            or self._rollback
+            or bool(self._wanted)
+            or s.migration_state is _M.MIGRATION_QUEUED
+            or s.replication_state is _R.PAUSE_IN_PROGRESS
+        )
+
+    async def _cycle(
+        self, kind: CycleKind, wanted: CycleWanted | None = None, unless: Callable[[], bool] = lambda: False
+    ) -> tuple[CycleRecord, FailureView | None]:
         answers: list[asyncio.Task[None]] = []
 
         def committed(record: CycleRecord) -> None:
@@ -71,7 +89,7 @@ class EntityCycles(Entity):
         self._running = True
         self._cycles_in_run += 1
         try:
-            record, failure = await run_cycle(self._replication, self._state, self._slots, kind, self._say, committed)
+            record, failure = await run_cycle(self._replication, self._state, self._slots, kind, self._say, committed, unless)
         finally:
             self._running = False
         if wanted is not None and not answers:  # spec §2.5: the guest is shut down only when its disks are consolidated

@@ -11,6 +11,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.planning.failure import WAITS_FOR_ROOM
 from workflows import names
 from workflows.delta_cycle import FENCE_TRIES
 from workflows.entity_cycles import EntityCycles
@@ -53,6 +54,8 @@ class EntityJobs(EntityCycles):
             s.repair = dataclasses.replace(s.repair, bases=progress.bases, dirty=progress.dirty)
         else:
             s.initial_bases, s.dirty, s.initial = progress.bases, progress.dirty, progress.summaries
+        waits = () if progress.error is None else (progress.error,)
+        s.health = (*(error for error in s.health if error.kind not in WAITS_FOR_ROOM), *waits)
         queued, running = _JOB_STATES.get(s.replication_state, (None, None))
         if queued is not None and running is not None:
             s.replication_state = queued if progress.queued else running

@@ -29,6 +29,14 @@ _ASK_AGAIN = timedelta(minutes=5)
 """An arbiter that was terminated knows nothing of a request: it is announced again after this time."""
 
 
+class PreemptedError(Exception):
+    """Something else is to be done before what slots were waited for; the request was taken back."""
+
+
+def _never() -> bool:
+    return False
+
+
 class SlotHolder:
     """Holds at most one lease at a time. Grants that come too late are given back at once."""
 
@@ -51,11 +59,18 @@ class SlotHolder:
         self._look = look
 
     async def acquire(
-        self, profile: SiteProfile, kind: CycleKind, disks: int, placement: Placement, *, whatever_window: bool = False
+        self,
+        profile: SiteProfile,
+        kind: CycleKind,
+        disks: int,
+        placement: Placement,
+        *,
+        whatever_window: bool = False,
+        unless: Callable[[], bool] = _never,
     ) -> SiteProfile:
         """Wait for the whole vector of slots; return the site's settings as the grant brought them.
 
-        A cancellation while waiting takes the request back.
+        A cancellation while waiting takes the request back, and so does `unless` when it comes to hold: PreemptedError.
         """
         wanted = SlotsWanted(
             holder=workflow.info().workflow_id,
@@ -67,7 +82,7 @@ class SlotHolder:
             replication=self._replication,
             whatever_window=whatever_window,
         )
-        return await self._wait_for(wanted, profile)
+        return await self._wait_for(wanted, profile, unless)
 
     async def give_way(self, profile: SiteProfile, *, at_once: bool = False) -> SiteProfile:
         """Give the transfer slots back at a chunk's end if the arbiter asked for that, keeping the snapshot; wait for new ones.
@@ -87,7 +102,7 @@ class SlotHolder:
         await self._send(profile, names.APPLIANCE_SILENT, ApplianceSilent(profile.appliance))
         return await self.give_way(profile, at_once=True)
 
-    async def _wait_for(self, wanted: SlotsWanted, profile: SiteProfile) -> SiteProfile:
+    async def _wait_for(self, wanted: SlotsWanted, profile: SiteProfile, unless: Callable[[], bool] = _never) -> SiteProfile:
         self._wanted, self._grant, self._asked_back, self._delayed = wanted, None, False, ""
         try:
             while self._grant is None:
@@ -96,12 +111,14 @@ class SlotHolder:
                 try:
                     with cancellation_kept():
                         await workflow.wait_condition(
-                            lambda: self._grant is not None, timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
+                            lambda: self._grant is not None or unless(), timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
                         )
+                    if self._grant is None:
+                        raise PreemptedError
                 except TimeoutError:
                     if wanted.turn and self._look is not None:
                         await self._look()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, PreemptedError):
             await self.release(profile)
             raise
         self._delayed = ""

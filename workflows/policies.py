@@ -35,6 +35,8 @@ def _retry(*, initial_s: float, maximum_s: float, attempts: int = 0, but_not: tu
 
 
 _HEARTBEAT = timedelta(seconds=30)
+_NO_ROOM = (ErrorKind.DATASTORE_FULL,)
+"""Not waited out inside a step that has a snapshot, or would take one: the workflow releases it and tries again later."""
 
 ASK = Step(
     start_to_close=timedelta(minutes=2),
@@ -50,6 +52,29 @@ ASK = Step(
 )
 """A short reading on behalf of a person who waits for the answer: no worker, no answer or a refused credential fails soon."""
 
+LOOK = Step(
+    start_to_close=timedelta(minutes=2),
+    heartbeat=None,
+    schedule_to_start=timedelta(minutes=2),
+    schedule_to_close=timedelta(minutes=4),
+    retry=_retry(initial_s=1, maximum_s=1, attempts=1),
+)
+"""A short reading that another one follows soon."""
+
+DISCOVER = Step(
+    start_to_close=timedelta(minutes=10),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=2),
+    schedule_to_close=timedelta(minutes=15),
+    retry=_retry(
+        initial_s=1,
+        maximum_s=30,
+        attempts=5,
+        but_not=(ErrorKind.VSPHERE_LOGIN_REJECTED, ErrorKind.STORE_ACCESS_DENIED),
+    ),
+)
+"""Reading all VMs of a site: given up soon, since the next one on the schedule reads them again."""
+
 PREPARE = Step(
     start_to_close=timedelta(minutes=20),
     heartbeat=_HEARTBEAT,
@@ -64,7 +89,7 @@ SNAPSHOT = Step(
     heartbeat=_HEARTBEAT,
     schedule_to_start=None,
     schedule_to_close=timedelta(hours=6),
-    retry=_retry(initial_s=1, maximum_s=60),
+    retry=_retry(initial_s=1, maximum_s=60, but_not=_NO_ROOM),
 )
 """Gates, snapshot, changed areas, plan."""
 
@@ -73,7 +98,7 @@ TRANSFER = Step(
     heartbeat=_HEARTBEAT,
     schedule_to_start=timedelta(minutes=10),
     schedule_to_close=timedelta(hours=2),
-    retry=_retry(initial_s=1, maximum_s=30),
+    retry=_retry(initial_s=1, maximum_s=30, but_not=_NO_ROOM),
 )
 """One chunk of at most 15 minutes, from the snapshot to the log store. A dead appliance is noticed after 10 minutes."""
 

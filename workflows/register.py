@@ -7,6 +7,8 @@ from workflows.initial_replication import InitialReplication
 from workflows.migrate_vm import MigrateVm
 from workflows.replicate_vm import ReplicateVm
 from workflows.resync import Resync
+from workflows.site_audit import SiteAudit
+from workflows.site_inventory import SiteInventory
 from workflows.site_slots import SiteSlots
 
 WORKFLOWS = (
@@ -19,4 +21,6 @@ WORKFLOWS = (
     StopReplication,
     CompleteMigration,
     SiteSlots,
+    SiteInventory,
+    SiteAudit,
 )

@@ -263,3 +263,5 @@ class FailureView:
     kind: ErrorKind
     detail: str
     number: int | None = None
+    short_of_space: tuple[str, ...] = ()
+    """DATASTORE_FULL: the datastores that were found below their threshold."""

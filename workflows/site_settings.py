@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
 
+from deltaferry.model.zones import is_time_zone
 from deltaferry.planning.throttle import parse_throttle
 from deltaferry.planning.windows import parse_windows
-from deltaferry.planning.zones import is_time_zone
 from workflows.operator_input import SettingsChange
 from workflows.site_messages import ApplianceProfile, SiteProfile
 

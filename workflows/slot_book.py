@@ -89,7 +89,7 @@ class SlotBook:
         state.waiting = tuple(w for w in state.waiting if w.wanted.request_id != released.request_id)
         state.leases = tuple(held for held in state.leases if held.wanted.request_id != released.request_id)
         used = {name for held in freed for name, _ in held.wanted.placement.datastores}
-        short = (set(state.short_of_space) - used) | set(released.short_of_space)
+        short = (set(state.short_of_space) - used) | (used & set(released.short_of_space))
         state.short_of_space = tuple(sorted(short))
 
     def announce(self, announced: SlotsAnnounced, now: datetime) -> None:

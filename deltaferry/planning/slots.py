@@ -11,7 +11,7 @@ are the spec's:
 
 What is kept free for whom:
 
-- For a pre-failover delta that does not fit, all that it needs, at once.
+- For a pre-failover delta that does not fit, what it lacks, at once: its snapshot slots, or if it has those all its transfer slots.
 - For any other once it has waited for `reserve_after`, if it is the first of those that wait for what it lacks: snapshot
   slots before those of the host, and these before those of the appliance. What it could not use yet is left to others,
   and those who hold the snapshots that it waits for can come to their end.
@@ -47,10 +47,12 @@ _Identity = tuple[str, str]
 
 
 def in_order(waiting: Iterable[SlotRequest], limits: SlotLimits, now: datetime) -> tuple[SlotRequest, ...]:
-    """Return the requests in the order in which they are considered: effective priority, then what runs already, then ticket.
+    """Return the requests in the order in which they are considered.
 
-    A request that has aged counts as running already: neither a stream of chunks that come back must starve it, nor, where it
-    is an initial replication and has no class to rise to, a stream of deltas that have risen.
+    That is by effective priority; then what is in progress, since it holds snapshots meanwhile; then what has aged, so that
+    what has risen to a class is not starved by what is new in it, nor an initial replication, which has no class to rise to,
+    by what has risen; then by ticket. What is in progress starves nobody: it comes to an end, and no more of it begins
+    before those who have aged.
     """
     return tuple(request for _, request in _ranked(waiting, limits, now))
 
@@ -106,21 +108,21 @@ def to_yield(
     taken = room.taken
     may_give = [lease for lease in leases if lease.disks > 0]
     least_urgent = max((lease.priority for lease in may_give), default=Priority.PRE_FAILOVER)
+    on_host: dict[str, list[Lease]] = {}
+    for lease in may_give:
+        on_host.setdefault(lease.host, []).append(lease)
+    more_urgent = [request for request in waiting if effective_priority(request, limits, now) < least_urgent]
     chosen: dict[_Identity, Lease] = {}
-    for effective, request in _able_to_start(waiting, leases, limits, now, closed_appliances):
-        if effective >= least_urgent:
-            break  # in order: nobody behind it is more urgent than any lease
+    for effective, request in _able_to_start(more_urgent, leases, limits, now, closed_appliances):
         lacking = taken.lacking(request, limits, short_of_space)
         if lacking and lacking[0].kind is not Kind.DATASTORE:
-            less_urgent = [
-                lease
-                for lease in may_give
-                if lease.priority > effective
-                and (lease.host == request.host or lease.appliance == request.appliance)
-                and _identity(lease) not in chosen
-            ]
             from_host = taken.hosts.get(request.host, 0) + request.disks - limits.disks_per_host
             from_appliance = taken.appliances.get(request.appliance, 0) + request.disks - limits.disks_per_appliance
+            less_urgent = [
+                lease
+                for lease in (may_give if from_appliance > 0 else on_host.get(request.host, ()))
+                if lease.priority > effective and _identity(lease) not in chosen
+            ]
             for lease in _fewest(less_urgent, request.host, request.appliance, from_host, from_appliance, asked):
                 chosen[_identity(lease)] = lease
                 taken.add_transfer(lease.appliance, lease.host, -lease.disks)
@@ -170,15 +172,12 @@ def _ranked(waiting: Iterable[SlotRequest], limits: SlotLimits, now: datetime) -
     """Yield (effective priority, request) in the order in which requests are considered."""
     queue = []
     for number, request in enumerate(waiting):
-        effective = effective_priority(request, limits, now)
-        newly_scheduled = not request.in_progress and not _has_aged(request, limits, now)
-        queue.append((effective, newly_scheduled, request.ticket, request.holder, request.request_id, number, request))
+        young = request.priority is Priority.PRE_FAILOVER or now - request.requested_at < limits.ageing
+        effective = int(request.priority) if young else effective_priority(request, limits, now)
+        place = (effective, not request.in_progress, young, request.ticket, request.holder, request.request_id)
+        queue.append((*place, number, request))
     queue.sort()
     return ((entry[0], entry[-1]) for entry in queue)
-
-
-def _has_aged(request: SlotRequest, limits: SlotLimits, now: datetime) -> bool:
-    return request.priority is not Priority.PRE_FAILOVER and now - request.requested_at >= limits.ageing
 
 
 def _able_to_start(
@@ -216,7 +215,7 @@ class _Room:
     def keep_for(self, request: SlotRequest, lacking: Sequence[Resource]) -> bool:
         """Keep what a request lacks free for it, if it is its turn; return whether it is."""
         if request.priority is Priority.PRE_FAILOVER:
-            self.taken.add(request)
+            self.taken.add_up_to(Kind.DATASTORE if lacking[0].kind is Kind.DATASTORE else Kind.APPLIANCE, request)
             return True
         if self.at - request.requested_at <= self.limits.reserve_after or not self.waited_for.isdisjoint(lacking):
             return False

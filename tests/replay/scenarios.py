@@ -7,6 +7,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.site_bench import QUICK, Bench, eventually
+from workflows import names
 
 Scenario = Callable[[Bench], Awaitable[None]]
 
@@ -111,6 +112,44 @@ async def resync_and_verify(bench: Bench) -> None:
     await running.until_state(ReplicationState.PAUSED)
 
 
+async def inventory(bench: Bench) -> None:
+    """A site's inventory, beside a replication."""
+    await bench.replicated()
+    handle = await bench.start(names.SITE_INVENTORY, {"site": bench.site}, suffix="1")
+    await handle.result()
+
+
+async def audit(bench: Bench) -> None:
+    """An audit that only looks, and one that repairs."""
+    await bench.replicated()
+    for suffix, dry_run in (("dry", True), ("real", False)):
+        handle = await bench.start(names.SITE_AUDIT, {"site": bench.site, "dry_run": dry_run}, suffix=suffix)
+        await handle.result()
+
+
+async def a_whole_site(bench: Bench) -> None:
+    """Limits that bind, a migration that others give way to, a blackout window, new settings, and an arbiter that starts afresh."""
+    bench.profile(disks_per_appliance=2)
+    bench.world.segments = {CycleKind.DELTA: 2}
+    hold = bench.world.hold("transfer", bench.name_of("web-01"))
+    first = await bench.replicated("web-01", due=True)
+    await hold.reached()
+    second = await bench.replicated("web-02")
+    await second.update("migrate_now")
+    await second.until(lambda view: view.activity == "waiting for slots", "a migration that waits for slots")
+    hold.release()
+    await second.until(lambda view: view.migrated_at is not None, "migrated")
+    await first.until_committed(2)
+    await bench.arbiter.execute_update("change_settings", {"blackout": "Monday;0:00;6d23h59m", "time_zone": "Europe/London"})
+    await bench.arbiter.execute_update("change_settings", {"appliances": {"edge-2": ""}, "blackout": "", "min_interval": "PT1S"})
+    await first.until_committed(3)
+    await bench.arbiter.terminate("by mistake")
+    bench.world.holders = (first.workflow_id,)
+    await first.until_committed(5)
+    await first.update("pause")
+    await first.until_state(ReplicationState.PAUSED)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "demo": demo,
     "stop-during-initial-replication": stop_during_initial_replication,
@@ -119,4 +158,7 @@ SCENARIOS: dict[str, Scenario] = {
     "rollover": rollover,
     "adopt": adopt,
     "resync-and-verify": resync_and_verify,
+    "inventory": inventory,
+    "audit": audit,
+    "a-whole-site": a_whole_site,
 }

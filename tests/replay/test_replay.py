@@ -20,10 +20,13 @@ from workflows.site_messages import EnableResult
 
 _HISTORIES = Path(__file__).parent / "histories"
 _SCENARIOS = {
+    "a-whole-site",
     "adopt",
+    "audit",
     "demo",
     "failed-cycle-and-repair-pending",
     "failed-migration-and-rollback",
+    "inventory",
     "resync-and-verify",
     "rollover",
     "stop-during-initial-replication",
@@ -71,6 +74,8 @@ def test_every_workflow_type_is_in_a_history() -> None:
         names.STOP_REPLICATION,
         names.COMPLETE_MIGRATION,
         names.SITE_SLOTS,
+        names.SITE_INVENTORY,
+        names.SITE_AUDIT,
     }
     assert len(recorded) == len(WORKFLOWS)
 

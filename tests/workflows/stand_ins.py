@@ -18,8 +18,10 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.blackouts import Blackouts
 from deltaferry.model.errors import ErrorKind
+from deltaferry.model.inventory import InventorySummary
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE
+from workflows.audit_messages import AuditResult, AuditStep, Looked
 from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.site_messages import (
     AppliancesInput,
@@ -386,6 +388,17 @@ class StandIns:
         return world.profile
 
     @activity.defn
+    async def take_inventory(self, profile: SiteProfile) -> InventorySummary:
+        world = self._site(profile.site)
+        await world.enter("take_inventory", "", profile)
+        ref = ObjectRef(Store.GATEWAY, f"df-sites/lab/{profile.site}/inventory", "1")
+        return InventorySummary(
+            site=profile.site, read_at=datetime.now(UTC), seconds=1.5, ref=ref, size_bytes=2048, vms=300, powered_on=290, replicated=12,
+            tracked=13, with_snapshots=4, hosts=4, datastores=2, disks=610, capacity_bytes=10 * 1024**4, expected_bytes=4 * 1024**4,
+            unreadable=1,
+        )  # fmt: skip
+
+    @activity.defn
     async def check_source(self, request: CheckSourceInput) -> CheckedSource:
         world = self._site(request.profile.site)
         await world.enter("check_source", request.vm, request)
@@ -418,6 +431,49 @@ class StandIns:
         start = request.now + world.off_hours if world.off_hours is not None else None
         end = start + timedelta(hours=8) if start is not None else None
         return OffHoursAnswer(start, end, world.off_hours == timedelta(0))
+
+    @activity.defn
+    async def survey_target(self, request: AuditStep) -> Looked:
+        return await self._looked("survey_target", request)
+
+    @activity.defn
+    async def survey_source(self, request: AuditStep) -> Looked:
+        return await self._looked("survey_source", request)
+
+    @activity.defn
+    async def judge_site(self, request: AuditStep) -> AuditResult:
+        await self._looked("judge_site", request)
+        return self._audited(request, repaired=0)
+
+    @activity.defn
+    async def repair_source(self, request: AuditStep) -> AuditResult:
+        await self._looked("repair_source", request)
+        return self._audited(request, repaired=0)
+
+    @activity.defn
+    async def repair_target(self, request: AuditStep) -> AuditResult:
+        await self._looked("repair_target", request)
+        return self._audited(request, repaired=1)
+
+    async def _looked(self, step: str, request: AuditStep) -> Looked:
+        world = self._site(request.profile.site)
+        await world.enter(step, "", request)
+        return Looked(1)
+
+    def _audited(self, request: AuditStep, *, repaired: int) -> AuditResult:
+        """Return what an audit found that found one thing which may be repaired."""
+        return AuditResult(
+            site=request.profile.site,
+            dry_run=request.dry_run,
+            read_at=datetime.now(UTC),
+            found=1,
+            repaired=repaired,
+            to_repair=1 - repaired,
+            failed=0,
+            left=1 - repaired,
+            findings=(),
+            report=_object(request.audit_key),
+        )
 
     @activity.defn
     async def list_holders(self, request: SiteInput) -> SiteHolders:

@@ -264,3 +264,34 @@ async def test_an_appliance_that_takes_nothing_up_for_ten_minutes_is_silent(benc
     state = await bench.slots()
     assert (state.assigned, state.silent) == ({running.workflow_id: APPLIANCE}, ("a-dead-one",))
     assert bench.world.count("begin_cycle") == 1, "it keeps its snapshot"
+
+
+async def test_a_migration_does_not_wait_behind_its_own_delta_that_waits_for_slots(bench: Bench) -> None:
+    bench.profile(disks_per_appliance=2)
+    hold = bench.world.hold("transfer", bench.name_of("web-01"))
+    await bench.replicated("web-01", due=True)
+    await hold.reached()
+    second = await bench.replicated("web-02", due=True)
+    await _queued(bench, second)
+    await second.update("migrate_now")
+
+    async def urgent() -> bool:
+        return [waiting.wanted.kind for waiting in (await bench.slots()).waiting] == [CycleKind.ON_DEMAND]
+
+    await eventually(urgent, "the migration's cycle has taken the delta's place in the queue")
+    hold.release()
+    await second.until(lambda view: view.migrated_at is not None, "migrated")
+    assert [cycle.kind for cycle in await second.cycles()] == [CycleKind.ON_DEMAND, CycleKind.FINAL]
+
+
+async def test_pause_and_stop_do_not_wait_for_slots(bench: Bench) -> None:
+    bench.profile(disks_per_appliance=0)
+    running = await bench.replicated(due=True)
+    await _queued(bench, running)
+    await running.update("pause")
+    await running.until_state(ReplicationState.PAUSED)
+    await running.update("resume")
+    await _queued(bench, running)
+    await running.update("stop")
+    await running.ended()
+    assert bench.world.count("begin_cycle") == 0
