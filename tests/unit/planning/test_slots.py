@@ -95,12 +95,14 @@ def test_waiting_raises_a_delta_by_one_class_an_hour_but_never_to_a_migrations(h
     assert effective_priority(ask("delta", waited=timedelta(hours=hours)), LIMITS, NOW) == priority
 
 
-def test_chunks_that_come_back_do_not_starve_what_age_has_raised() -> None:
+def test_what_gave_way_goes_on_before_what_age_has_raised_to_its_class() -> None:
+    """It holds snapshots meanwhile, and it comes to an end."""
     waiting = [
-        ask("chunk", priority=Priority.INITIAL, ticket=9, in_progress=True),
-        ask("old", ticket=1, waited=timedelta(hours=3)),
+        ask("gave-way", priority=Priority.INITIAL, ticket=9, in_progress=True),
+        ask("risen", ticket=1, waited=timedelta(hours=3)),
+        ask("new", priority=Priority.INITIAL, ticket=0),
     ]
-    assert names(in_order(waiting, LIMITS, NOW)) == ["old", "chunk"]
+    assert names(in_order(waiting, LIMITS, NOW)) == ["gave-way", "risen", "new"]
 
 
 def test_deltas_that_have_risen_do_not_starve_an_initial_replication_that_waited_as_long() -> None:
@@ -146,6 +148,15 @@ def test_who_lacks_snapshot_slots_leaves_transfer_slots_to_others() -> None:
         ask("gave-way", 4, ticket=2, datastores=(), in_progress=True),
     ]
     assert names(grant([waiting[0], replace(waiting[1], request_id="2")], full, LIMITS, NOW)) == ["gave-way"]
+
+
+def test_a_migration_that_lacks_snapshot_slots_leaves_transfer_slots_to_those_who_hold_them() -> None:
+    full = [replace(hold(ask("gave-way", 15)), disks=0), hold(ask("busy", 4, datastores=()))]
+    waiting = [
+        ask("migration", 4, Priority.PRE_FAILOVER),
+        replace(ask("gave-way", 4, datastores=(), in_progress=True), request_id="2"),
+    ]
+    assert names(grant(waiting, full, LIMITS, NOW, short_of_space=frozenset({"ds1"}))) == ["gave-way"]
 
 
 def test_only_the_first_that_waits_for_a_host_keeps_room_elsewhere() -> None:
