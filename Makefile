@@ -41,8 +41,8 @@ check: setup ## Style, types, and who may import whom
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest tests/unit/test_imports.py
 
-test: setup ## Everything but the enumerated faults: unit, workflows, replay, end to end; two at a time
-	@$(BIN)/python -m pytest -m "not chaos" -n 2 --dist loadfile
+test: setup ## Everything but the enumerated faults: unit, workflows, replay, end to end; three at a time
+	@$(BIN)/python -m pytest -m "not chaos" -n 3 --dist loadfile
 
 chaos: setup ## The enumerated faults, which take longer
 	@$(BIN)/python -m pytest -m chaos

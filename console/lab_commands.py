@@ -1,7 +1,7 @@
 """`lab` and `demo`: the embedded world, alone or with a whole migration in it."""
 
 import sys
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +17,7 @@ from workflows import names
 app = typer.Typer()
 
 _LABS = Path(".lab")
+_LAB_INVENTORY_EVERY = timedelta(minutes=1)
 DirectoryOption = Annotated[
     Path | None, typer.Option("--directory", metavar="DIR", help="The lab's folder; otherwise a new one under .lab/.")
 ]
@@ -41,7 +42,8 @@ def lab(directory: DirectoryOption = None, as_json: JsonOption = False) -> None:
     def work() -> None:
         foreground, settings, processes = late("lab.foreground"), late("lab.settings"), late("lab.processes")
         try:
-            foreground.run_lab(folder, settings.LabSettings(search_attributes=names.SEARCH_ATTRIBUTES), announce)
+            chosen = settings.LabSettings(search_attributes=names.SEARCH_ATTRIBUTES, inventory_every=_LAB_INVENTORY_EVERY)
+            foreground.run_lab(folder, chosen, announce)
         except processes.LabError as error:
             raise CommandError(ExitCode.FAILED, str(error), f"The lab's logs are in {folder / 'logs'}.") from None
         session.output.result(Text(f"Its folder stays: {folder}"), {"directory": folder, "stopped": True})

@@ -12,8 +12,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from deltaferry.model.audit import SeenResource
 from deltaferry.model.extents import Extent
-from deltaferry.model.replication import ObjectRef, Store, StoredSegment
+from deltaferry.model.inventory import DiscoveredSite
+from deltaferry.model.recovery_points import Pin, PointCopy, RecoveryPointRecord
+from deltaferry.model.replication import ObjectRef, ReplicationRef, Store, StoredSegment
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
 
 Beat = Callable[[], None]
@@ -27,6 +30,9 @@ class Hypervisor(Protocol):
 
     def list_vms(self) -> tuple[SourceVm, ...]:
         """Return every VM of the site."""
+
+    def read_inventory(self, beat: Beat) -> DiscoveredSite:
+        """Return every VM of the site, templates left out, with folder, cluster, custom attributes and storage; in one paged reading."""
 
     def find_vms(self, reference: str) -> tuple[SourceVm, ...]:
         """Return the VMs whose name or instance UUID is `reference` (none, one, or several of one name)."""
@@ -97,7 +103,10 @@ class Hypervisor(Protocol):
         """Set, by NIC key, whether each NIC connects at power-on."""
 
     def datastore_space(self, instance_uuid: str) -> tuple[DatastoreSpace, ...]:
-        """Return the room on every datastore that the VM's disks are on."""
+        """Return the room on every datastore that the VM's disks or snapshots are on, as it is at this moment.
+
+        Datastores of which nothing valid is known, because no host reaches them, are left out.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +144,16 @@ class StoredObject:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredContainer:
+    """What a listing says of a container."""
+
+    name: str
+    modified_at: datetime
+    """Of the container itself, not of what is in it: when it was made, as long as nobody sets its metadata again."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class BlobAccess:
     """What a data process needs to reach one container over plain HTTP: base URL, and a short-lived signature.
 
@@ -151,14 +170,17 @@ class ObjectStore(Protocol):
 
     store: Store
 
-    def create_container(self, container: str) -> None:
-        """Create a container; no-op if it exists."""
+    def create_container(self, container: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Create a container; no-op if it exists, whatever its metadata."""
 
     def delete_container(self, container: str) -> None:
         """Delete a container and all in it; no-op if it does not exist."""
 
     def list_containers(self, prefix: str) -> tuple[str, ...]:
         """Return the names of the containers that begin with `prefix`."""
+
+    def describe_containers(self, prefix: str) -> tuple[StoredContainer, ...]:
+        """Return the containers that begin with `prefix`, by name, with metadata and when they were made."""
 
     def put(self, key: str, data: bytes, metadata: Mapping[str, str] | None = None) -> ObjectRef:
         """Write an object, replacing what is there."""
@@ -201,14 +223,17 @@ class SeedState:
 class SeedStore(Protocol):
     """Seed disks: page blobs on a standard account, one container for each replication."""
 
-    def create_container(self, container: str) -> None:
-        """Create a container; no-op if it exists."""
+    def create_container(self, container: str, metadata: Mapping[str, str] | None = None) -> None:
+        """Create a container; no-op if it exists, whatever its metadata."""
 
     def delete_container(self, container: str) -> None:
         """Delete a container with all blobs and their snapshots; no-op if it does not exist."""
 
     def list_containers(self, prefix: str) -> tuple[str, ...]:
         """Return the names of the containers that begin with `prefix`."""
+
+    def describe_containers(self, prefix: str) -> tuple[StoredContainer, ...]:
+        """Return the containers that begin with `prefix`, by name, with metadata and when they were made."""
 
     def create_seed(self, container: str, name: str, size_bytes: int) -> SeedState:
         """Create a page blob reading as zero; if it exists with that size, return it as it is."""
@@ -299,6 +324,8 @@ class SendJob:
     data_key: bytes = field(repr=False)
     stop_after: timedelta
     stop_after_bytes: int
+    urgent: bool = False
+    """Somebody waits for it (a pre-failover cycle): of a throttled line it gets a larger share."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,6 +462,94 @@ class DataPlane(Protocol):
         """Compare seed disks with their checksum maps. Raises SEED_MISSING and the kinds of a store."""
 
 
+# --- recovery points ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PointListing:
+    """A replication's recovery points, oldest first, and what looks like one and is none."""
+
+    points: tuple[RecoveryPointRecord, ...]
+    incomplete: tuple[str, ...] = ()
+    """Cycle keys of records of which a disk's snapshot is gone, or is not of that cycle and fence number."""
+    damaged: tuple[str, ...] = ()
+    """Cycle keys of records that cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class PrunedPoints:
+    """What a pruning did."""
+
+    pruned: tuple[str, ...]
+    pinned: tuple[str, ...]
+    """Cycle keys that were asked for and are kept, because somebody has pinned them."""
+    orphans: int = 0
+    """Snapshots of ours that belonged to no point, and were deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """A range of pages of a disk's snapshot that are present, or that differ from an earlier snapshot."""
+
+    extent: Extent
+    cleared: bool
+    """The pages were there in the earlier snapshot and are gone: they read as zero now."""
+
+
+class RecoveryPoints(Protocol):
+    """The recovery points of one target's replications: records in the gateway store, snapshots of the seeds' page blobs.
+
+    A point exists only if its record does, which is written last and deleted first, and if the snapshot of each of its disks
+    carries the record's cycle key and fence number. So a point is never a mix of two cycles, whatever died when.
+    """
+
+    def write(self, replication: ReplicationRef, record: RecoveryPointRecord) -> None:
+        """Make a point exist; no-op if it does. Raises SEED_MISSING unless each of its snapshots is there as it should be."""
+
+    def list(self, replication: ReplicationRef) -> PointListing:
+        """Return the points; none for a replication without containers."""
+
+    def pins(self, replication: ReplicationRef) -> tuple[Pin, ...]:
+        """Return all pins, by cycle key and holder."""
+
+    def pin(self, replication: ReplicationRef, pin: Pin) -> None:
+        """Keep a point from being pruned; no-op if this holder does already. Raises OPERATION_REFUSED if there is no such point."""
+
+    def unpin(self, replication: ReplicationRef, holder: str, cycle_key: str | None = None) -> None:
+        """Take back a holder's pin on a point, or all its pins; no-op for what is gone."""
+
+    def prune(self, replication: ReplicationRef, cycle_keys: Sequence[str], beat: Beat) -> PrunedPoints:
+        """Delete points, and what earlier prunings did not finish. Pinned points stay. What is gone already is not counted."""
+
+    def sweep(self, replication: ReplicationRef, below: int, beat: Beat) -> int:
+        """Delete snapshots of ours with a number below `below` that belong to no point; return how many."""
+
+    def stored_bytes(
+        self, replication: ReplicationRef, point: RecoveryPointRecord, previous: RecoveryPointRecord | None
+    ) -> int | None:
+        """Return how many bytes of pages a point holds that the previous one does not; None where counting them is not cheap."""
+
+    def copy(
+        self, replication: ReplicationRef, point: RecoveryPointRecord, job: str, progress: Callable[[DataProgress], None]
+    ) -> tuple[PointCopy, ...]:
+        """Copy each disk of a point to a page blob of its own, with the VHD footer, inside the storage service.
+
+        A copy that an earlier attempt began or finished is taken up. What `progress` raises ends the wait and is passed on; the
+        copies are then aborted and deleted, except at INTERRUPTED, since another attempt goes on with them.
+        Raises OPERATION_REFUSED if the point is not whole, AZURE_FAILED if the service gave a copy up.
+        """
+
+    def delete_copies(self, replication: ReplicationRef, job: str, beat: Beat) -> int:
+        """Abort and delete all copies that a job made; return how many there were."""
+
+
+class PageRanges(Protocol):
+    """Reads which pages a managed disk's incremental snapshot holds, and which differ from an earlier one's."""
+
+    def of_managed_disk(self, url: str, previous_url: str | None, span: Extent) -> Iterator[PageRange]:
+        """Yield the pages inside `span` of a snapshot, or what differs from an earlier one. Both URLs carry signatures."""
+
+
 # --- target cloud ----------------------------------------------------------------------------------------------------
 
 
@@ -502,6 +617,12 @@ class TargetCloud(Protocol):
 
     def create_vm(self, resource_group: str, spec: TargetVmSpec, tags: Mapping[str, str], beat: Beat) -> TargetVm:
         """Create NIC and VM and wait until the VM runs."""
+
+    def list_owned(self, resource_group: str, installation: str, beat: Beat) -> tuple[SeenResource, ...]:
+        """Return the disks, disk snapshots and network interfaces of a resource group that carry an installation's tags.
+
+        None of a resource group that does not exist.
+        """
 
     def delete_vm(self, resource_group: str, name: str, disks: Sequence[str], tags: Mapping[str, str], beat: Beat) -> None:
         """Delete a VM, its NIC and the named disks, as far as they carry the tags; no-op for what is gone."""

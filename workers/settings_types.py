@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, PlainValidator
 from pydantic_core import PydanticCustomError
 
+from deltaferry.model.zones import is_time_zone
 from deltaferry.planning.throttle import parse_throttle
 from deltaferry.planning.windows import parse_windows
-from deltaferry.planning.zones import is_time_zone
 from workers.secrets import SecretRef, is_reference
 
 STRICT = ConfigDict(extra="forbid", strict=True)

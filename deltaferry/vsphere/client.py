@@ -4,13 +4,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
 from deltaferry.model.extents import Extent
+from deltaferry.model.inventory import DiscoveredSite
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
 from deltaferry.ports import Beat
 from deltaferry.vsphere import (
     changed_areas,
     claims,
     consolidation,
+    datastores,
     guard,
+    inventory,
     power,
     present_disks,
     privileges,
@@ -52,6 +55,11 @@ class VSphere:
         """Return every VM of the site."""
         with vsphere_errors("listing the site's VMs"):
             return vms.list_vms(self._session)
+
+    def read_inventory(self, beat: Beat) -> DiscoveredSite:
+        """Return every VM of the site with where it is and how its disks lie."""
+        with vsphere_errors("reading the site's inventory"):
+            return inventory.read_inventory(self._session, beat)
 
     def find_vms(self, reference: str) -> tuple[SourceVm, ...]:
         """Return the VMs whose name or instance UUID is `reference`."""
@@ -148,9 +156,9 @@ class VSphere:
             guard.set_nics_at_power_on(self._session, instance_uuid, connected)
 
     def datastore_space(self, instance_uuid: str) -> tuple[DatastoreSpace, ...]:
-        """Return the room on every datastore that the VM's disks are on."""
+        """Return the room on every datastore that the VM's disks or snapshots are on, as it is at this moment."""
         with vsphere_errors(f"reading the datastores of VM {instance_uuid}"):
-            return vms.datastore_space(self._session, instance_uuid)
+            return datastores.datastore_space(self._session, instance_uuid)
 
     def missing_privileges(self, instance_uuid: str) -> tuple[str, ...]:
         """Return the ids of the privileges that the user needs on a VM and does not have."""

@@ -55,6 +55,11 @@ def ethernet_cards(devices: Sequence[Any]) -> tuple[Any, ...]:
     return tuple(device for device in devices if isinstance(device, vim.vm.device.VirtualEthernetCard))
 
 
+def virtual_disks(devices: Sequence[Any]) -> tuple[Any, ...]:
+    """Return the devices that are disks."""
+    return tuple(_disks(devices))
+
+
 def source_nics(devices: Sequence[Any], network_names: Mapping[str, str]) -> tuple[SourceNic, ...]:
     """Return a VM's network adapters in the order of their keys."""
     nics = (

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from deltaferry.ports import Beat
 from deltaferry.vsphere.session import Session, once_more_in_a_new_session
 from deltaferry.vsphere.vocabulary import ManagedObject, vim, vmodl
 
@@ -59,10 +60,18 @@ def read_object(session: Session, reference: ManagedObject, paths: Sequence[str]
 
 def read_all(session: Session, kind: Any, paths: Sequence[str]) -> tuple[ObjectProperties, ...]:
     """Return the properties of every object of a type in the inventory, found by a container view."""
+    return read_kinds(session, {kind: paths}, lambda: None)
+
+
+def read_kinds(session: Session, paths: Mapping[Any, Sequence[str]], beat: Beat) -> tuple[ObjectProperties, ...]:
+    """Return the properties of every object of several types in one retrieval, with its paths for each type.
+
+    `beat` is called after each page. What is deleted meanwhile is left out, or has a fault in place of its properties.
+    """
 
     def read() -> tuple[ObjectProperties, ...]:
         content = session.content()
-        view = content.viewManager.CreateContainerView(content.rootFolder, [kind], True)
+        view = content.viewManager.CreateContainerView(content.rootFolder, list(paths), True)
         try:
             spec = _query.FilterSpec(
                 objectSet=[
@@ -72,9 +81,9 @@ def read_all(session: Session, kind: Any, paths: Sequence[str]) -> tuple[ObjectP
                         selectSet=[_query.TraversalSpec(name="view", type=vim.view.ContainerView, path="view", skip=False)],
                     )
                 ],
-                propSet=[_query.PropertySpec(type=kind, all=False, pathSet=list(paths))],
+                propSet=[_query.PropertySpec(type=kind, all=False, pathSet=list(of_kind)) for kind, of_kind in paths.items()],
             )
-            return _retrieve(session, spec)
+            return _retrieve(session, spec, beat)
         finally:
             view.DestroyView()
 
@@ -111,11 +120,12 @@ def unescaped(name: str) -> str:
     return name
 
 
-def _retrieve(session: Session, spec: Any) -> tuple[ObjectProperties, ...]:
+def _retrieve(session: Session, spec: Any, beat: Beat = lambda: None) -> tuple[ObjectProperties, ...]:
     collector = session.content().propertyCollector
     rows: list[ObjectProperties] = []
     page = collector.RetrievePropertiesEx([spec], _query.RetrieveOptions(maxObjects=_PAGE_OBJECTS))
     while page is not None:
+        beat()
         rows.extend(_row(content) for content in page.objects or ())
         page = collector.ContinueRetrievePropertiesEx(page.token) if page.token else None
     return tuple(rows)

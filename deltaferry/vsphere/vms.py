@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.vm import DatastoreSpace, Firmware, PowerState, SourceVm
+from deltaferry.model.vm import Firmware, PowerState, SourceVm
 from deltaferry.vsphere.claims import claim_of
 from deltaferry.vsphere.devices import datastores, source_disks, source_nics
 from deltaferry.vsphere.locating import by_uuid, locate
@@ -16,7 +16,7 @@ from deltaferry.vsphere.vocabulary import ManagedObject, vim, vmodl
 
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
-_PATHS = (
+VM_PATHS = (
     "name",
     "config.instanceUuid",
     "config.template",
@@ -38,11 +38,12 @@ _PATHS = (
     "network",
     "snapshot",
 )
+"""What `source_vm` reads."""
 
 
 def list_vms(session: Session) -> tuple[SourceVm, ...]:
     """Return every VM by name; templates, and VMs whose configuration vCenter cannot read now, are left out."""
-    rows = read_all(session, vim.VirtualMachine, _PATHS)
+    rows = read_all(session, vim.VirtualMachine, VM_PATHS)
     return tuple(sorted(_source_vms(session, rows), key=lambda vm: (vm.name, vm.instance_uuid)))
 
 
@@ -54,29 +55,18 @@ def find_vms(session: Session, reference: str) -> tuple[SourceVm, ...]:
     for row in read_all(session, vim.VirtualMachine, ["name"]):
         if reference in (row.get("name"), unescaped(row.get("name") or "")):
             found[row.moref] = row.reference
-    rows = read_objects(session, list(found.values()), _PATHS)
+    rows = read_objects(session, list(found.values()), VM_PATHS)
     return tuple(sorted(_source_vms(session, rows), key=lambda vm: (vm.name, vm.instance_uuid)))
 
 
 def read_vm(session: Session, instance_uuid: str) -> SourceVm:
     """Return one VM as it is now. Raises VM_NOT_FOUND, VM_AMBIGUOUS, and VSPHERE_FAULT while it is not accessible."""
-    vms = _source_vms(session, [read_object(session, locate(session, instance_uuid), _PATHS)])
+    vms = _source_vms(session, [read_object(session, locate(session, instance_uuid), VM_PATHS)])
     if not vms:
         raise DeltaferryError(
             ErrorKind.VSPHERE_FAULT, f"vCenter cannot read the configuration of VM {instance_uuid} now, or it is a template"
         )
     return vms[0]
-
-
-def datastore_space(session: Session, instance_uuid: str) -> tuple[DatastoreSpace, ...]:
-    """Return the room on every datastore that the VM's disks are on, by name."""
-    row = read_object(session, locate(session, instance_uuid), ["config.hardware.device"])
-    stores = read_objects(session, datastores(row.get("config.hardware.device") or ()), ["summary"])
-    spaces = []
-    for store in stores:
-        summary = store.get("summary")
-        spaces.append(DatastoreSpace(unescaped(summary.name), int(summary.capacity), int(summary.freeSpace)))
-    return tuple(sorted(spaces, key=lambda space: space.name))
 
 
 def _source_vms(session: Session, rows: Iterable[ObjectProperties]) -> list[SourceVm]:
@@ -88,7 +78,7 @@ def _source_vms(session: Session, rows: Iterable[ObjectProperties]) -> list[Sour
         if row.get("runtime.host") is not None:
             related.append(row.get("runtime.host"))
     names = _names(session, related)
-    return [_source_vm(row, names) for row in usable]
+    return [source_vm(row, names) for row in usable]
 
 
 def _names(session: Session, references: list[ManagedObject]) -> dict[str, str]:
@@ -102,7 +92,8 @@ def _names(session: Session, references: list[ManagedObject]) -> dict[str, str]:
         return _names(session, remaining)
 
 
-def _source_vm(row: ObjectProperties, names: Mapping[str, str]) -> SourceVm:
+def source_vm(row: ObjectProperties, names: Mapping[str, str]) -> SourceVm:
+    """Return the VM in a row read by `VM_PATHS`; `names` has those of hosts, datastores and networks by moref."""
     devices = row.get("config.hardware.device") or ()
     host = row.get("runtime.host")
     return SourceVm(

@@ -19,6 +19,16 @@ from workflows import names
 
 _TIMES = LabTimes(stun_s=0.01, snapshot_s=0.05, consolidation_s=0.05, shutdown_s=0.2, power_s=0.05, reconfigure_s=0.02)
 
+LAB_SETTINGS = LabSettings(
+    times=_TIMES,
+    search_attributes=names.SEARCH_ATTRIBUTES,
+    with_ui=False,
+    min_interval=timedelta(seconds=2),
+    chunk_max_bytes=8 * MIB,
+    threads_per_disk=2,
+)
+"""Of every lab of the end-to-end tests, unless a test needs another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lab:
@@ -36,16 +46,8 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    settings = LabSettings(
-        times=_TIMES,
-        search_attributes=names.SEARCH_ATTRIBUTES,
-        with_ui=False,
-        min_interval=timedelta(seconds=2),
-        chunk_max_bytes=8 * MIB,
-        threads_per_disk=2,
-    )
     directory: Path = tmp_path_factory.mktemp("lab")
-    with World(directory, settings) as world:
+    with World(directory, LAB_SETTINGS) as world:
         yield Lab(world, world.worker("control"), world.worker("source"), world.worker("target"))
 
 

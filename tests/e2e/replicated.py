@@ -20,7 +20,7 @@ from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.model.units import MIB, SECTOR
 from lab.oracle import first_difference, leftovers, source_leftovers, target_disks
 from lab.settings import DATASTORES, ESXI_HOSTS, NETWORKS, SITE
-from lab.vcenter.control import VmState
+from lab.vcenter.control_views import VmState
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
 from workflows import names
@@ -52,8 +52,16 @@ class Replicated:
 
     @classmethod
     def create(
-        cls, world: World, client: Client, test_name: str, capacities: tuple[int, ...] = (24 * MIB + 37 * SECTOR, 12 * MIB)
+        cls,
+        world: World,
+        client: Client,
+        test_name: str,
+        capacities: tuple[int, ...] = (24 * MIB + 37 * SECTOR, 12 * MIB),
+        *,
+        host: str | None = None,
+        datastore: str | None = None,
     ) -> "Replicated":
+        """Make a VM; where nothing else is said, on any host and datastore of those that every lab has."""
         seed = random.SystemRandom().getrandbits(32)
         source = random.Random(seed)
         name = re.sub(r"[^a-z0-9]+", "-", test_name.lower())[:_MAX_NAME].strip("-") + f"-{seed:08x}"
@@ -63,8 +71,8 @@ class Replicated:
         )
         spec = VmSpec(
             name=name,
-            host=ESXI_HOSTS[seed % len(ESXI_HOSTS)].name,
-            datastore=DATASTORES[seed % len(DATASTORES)].name,
+            host=host or ESXI_HOSTS[seed % len(ESXI_HOSTS)].name,
+            datastore=datastore or DATASTORES[seed % len(DATASTORES)].name,
             guest_id="debian12_64Guest",
             guest_full_name="Debian GNU/Linux 12 (64-bit)",
             disks=disks,

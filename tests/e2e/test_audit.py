@@ -124,6 +124,7 @@ def _do_what_it_says(vm: Replicated) -> None:
             blobs.delete_container(container)
 
 
+@pytest.mark.chaos
 async def test_snapshots_of_others_and_of_other_installations_stay(vm: Replicated) -> None:
     def cycle_of(installation: str) -> str:
         return f"df/{installation}/{uuid.uuid4().hex[:16]}/1-{uuid.uuid4()}"

@@ -98,6 +98,7 @@ async def copied(vm: Replicated) -> int:
     return sum(disk.copied_bytes for disk in await vm.handle.query("disks", result_type=tuple[DiskView, ...]))
 
 
+@pytest.mark.chaos
 async def test_no_snapshot_is_taken_below_the_threshold_and_cycles_go_on_once_the_datastore_is_enlarged(
     vm: Replicated, datastore: Datastore
 ) -> None:

@@ -160,6 +160,7 @@ async def test_vms_are_enabled_by_an_expression_one_refused_keeping_no_other(
     await first.stop()
 
 
+@pytest.mark.chaos
 async def test_a_list_with_a_wrong_line_starts_nothing_and_without_it_everything(
     pair: tuple[Replicated, Replicated], client: Client, tmp_path: Path
 ) -> None:
@@ -188,6 +189,7 @@ async def test_a_list_with_a_wrong_line_starts_nothing_and_without_it_everything
     await asyncio.gather(*(vm.stop() for vm in pair))
 
 
+@pytest.mark.chaos
 async def test_the_schedule_takes_an_inventory(lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in lab.world.environment.items():
         monkeypatch.setenv(name, value)

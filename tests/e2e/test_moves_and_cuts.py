@@ -21,7 +21,7 @@ from lab.configuration import ACCOUNTS, INSTALLATION
 from lab.control_client import BlobAction, BlobFault
 from lab.nbd_guest import GuestDisk
 from lab.settings import DATASTORES, ESXI_HOSTS, SITE
-from lab.vcenter.control import HostState, VmState
+from lab.vcenter.control_views import HostState, VmState
 from lab.vcenter.faults import FaultName, FaultRequest
 from tests.e2e.accidents import Traffic, assert_in_order, committed_beyond, overwrite, quiet
 from tests.e2e.conftest import Lab

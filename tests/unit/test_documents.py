@@ -40,7 +40,7 @@ OF_VERB = {
     Operation.COMPLETE: "EndOptions",
     Operation.UPDATE_TARGET: "TargetProperties",
 }
-OF_WORKFLOW = {names.ENABLE_REPLICATION: "EnableInput", names.ADOPT_REPLICATIONS: "AdoptInput"}
+OF_WORKFLOW = {names.ENABLE_REPLICATION: "EnableInput", names.ADOPT_REPLICATIONS: "AdoptInput", names.SITE_AUDIT: "AuditInput"}
 
 BEFORE_THE_FIRST_COPY = (ReplicationState.INITIAL_QUEUED, ReplicationState.INITIAL_IN_PROGRESS, ReplicationState.INITIAL_FAILED)
 AFTER_A_MIGRATION = (ReplicationState.COMPLETE_IN_PROGRESS, ReplicationState.COMPLETE_FAILED)

@@ -14,6 +14,9 @@ from deltaferry.azure.credentials import AccountKey
 from deltaferry.azure.object_store import BlobObjectStore
 from deltaferry.azure.seeds import PageBlobSeeds
 from deltaferry.model.replication import Store
+from lab.blob_service import BlobService, new_account_key
+from lab.certificates import make_certificates
+from lab.control_client import BlobControl
 from lab.processes import ManagedProcess, ProcessSpec, Readiness, free_ports
 from lab.tools import azurite_command
 
@@ -87,3 +90,34 @@ def container(objects: BlobObjectStore) -> Iterator[str]:
     objects.create_container(name)
     yield name
     objects.delete_container(name)
+
+
+@dataclass(frozen=True)
+class MendedAccount:
+    """An account behind the front that mends what Azurite gets wrong: copies of page blobs, and differences of snapshots."""
+
+    account: StorageAccount
+    """Repeats nothing: a fault that was ordered is seen."""
+    patient: StorageAccount
+    """Repeats what fails, as a worker's does: a busy machine may cut a connection that was idle for long."""
+    control: BlobControl
+
+
+@pytest.fixture(scope="session")
+def mended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MendedAccount]:
+    directory = tmp_path_factory.mktemp("mended")
+    certificates = make_certificates(directory / "certificates")
+    key = new_account_key()
+    service = BlobService(directory / "stores", directory, certificates, {ACCOUNT: key})
+    service.spawn()
+    try:
+        service.await_ready()
+        impatient, patient = (
+            StorageAccount(service.url(ACCOUNT), AccountKey(lambda: key), ca_file=str(certificates.ca_file), retries=retries)
+            for retries in (0, 3)
+        )
+        yield MendedAccount(impatient, patient, service.control)
+        impatient.close()
+        patient.close()
+    finally:
+        service.stop()

@@ -1,7 +1,7 @@
 """The object store against a real Azurite."""
 
 import http.client
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -106,6 +106,21 @@ def test_containers_are_created_once_listed_by_prefix_and_deleted_for_good(objec
     objects.create_container(f"df-{tag}-a")
     assert list(objects.list(f"df-{tag}-a", "")) == []
     objects.delete_container(f"df-{tag}-a")
+
+
+def test_a_container_says_in_its_metadata_whose_it_is_and_when_it_was_made(objects: BlobObjectStore) -> None:
+    tag = uuid4().hex[:8]
+    before = datetime.now(UTC) - timedelta(minutes=1)
+    objects.create_container(f"df-{tag}-a", {"deltaferry_site": "london"})
+    objects.create_container(f"df-{tag}-a", {"deltaferry_site": "paris"})
+    objects.create_container(f"df-{tag}-b")
+    objects.put(f"df-{tag}-a/1", b"x")
+    first, second = objects.describe_containers(f"df-{tag}-")
+    assert (first.name, first.metadata) == (f"df-{tag}-a", {"deltaferry_site": "london"})
+    assert (second.name, second.metadata) == (f"df-{tag}-b", {})
+    assert before < first.modified_at <= second.modified_at
+    for container in (first, second):
+        objects.delete_container(container.name)
 
 
 def test_write_access_writes_once_and_read_access_only_reads(objects: BlobObjectStore, container: str) -> None:

@@ -9,7 +9,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.vm import Claim, Firmware, PowerState
 from deltaferry.vsphere.client import VSphere
 
-from .lab_vcenter import DATASTORE_BYTES, ODD_BYTES, LabVcenter
+from .lab_vcenter import ODD_BYTES, LabVcenter
 
 OURS = Claim("lab", "0123456789abcdef")
 THEIRS = Claim("other", "fedcba9876543210")
@@ -63,13 +63,6 @@ def test_independent_disks_and_missing_tracking_support_are_told(vsphere: VSpher
     (vm,) = vsphere.find_vms("legacy")
     assert (vm.power, vm.cbt_supported, vm.tools_running) == (PowerState.OFF, False, False)
     assert [disk.independent for disk in vm.disks] == [True]
-
-
-def test_datastore_space_is_read_for_the_datastores_of_the_disks(vsphere: VSphere, lab: LabVcenter) -> None:
-    (vm,) = vsphere.find_vms("web-01")
-    (space,) = vsphere.datastore_space(vm.instance_uuid)
-    assert (space.name, space.capacity_bytes) == ("ds1", DATASTORE_BYTES)
-    assert 0 < space.free_bytes <= DATASTORE_BYTES
 
 
 def test_a_claim_is_set_kept_and_removed_by_its_holder_alone(vsphere: VSphere, vm: str) -> None:

@@ -177,9 +177,13 @@ def test_a_target_without_credential_uses_azures_own_chain() -> None:
         ('min_interval = "3s"', 'min_interval = "0s"', "is not a duration above zero"),
         ('min_interval = "3s"', "min_interval = 3", "is not a duration above zero"),
         ('min_interval = "3s"', 'min_interval = "13h"', "min_interval above its max_interval"),
+        ('min_interval = "3s"', 'inventory_every = "9s"', "[sites.lab] inventory_every is less than 10 seconds. Write inventory_every"),
+        ('min_interval = "3s"', 'inventory_every = "often"', "is neither a duration above zero nor `never`"),
         ('time_zone = "Europe/London"', 'time_zone = "Europe/Londinium"', '[sites.lab] time_zone is not an IANA time zone. Write time_zone = "Europe/London".'),
         ('time_zone = "Europe/London"', 'time_zone = "../hunter2"', "is not an IANA time zone"),
         ('target = "lab"', 'target = "lab"\noff_hours = "Monday;7:00;7h | hunter2;7:00;7h"', "[sites.lab] off_hours cannot be read: Window 2 has a day that is not a day of the week. Write Monday,"),
+        ('target = "lab"', 'target = "lab"\nthrottle = "100 hunter2/s"', "[sites.lab] throttle cannot be read: The rate without a window cannot be read. Write"),
+        ('target = "lab"', 'target = "lab"\npre_failover_weight = 0', "[sites.lab] pre_failover_weight is too small. Write pre_failover_weight = 4"),
         ('target = "lab"', 'target = "lab"\noff_hours = 22', '[sites.lab] off_hours is not a string. Write off_hours = "Monday;22:00;8h'),
         ('target = "lab"', 'target = "lab"\nsample_share = 1.5', "[sites.lab] sample_share is too large. Write sample_share = 0.001 (from 0 to 1)."),
         ('target = "lab"', 'target = "lab"\nsample_share = -0.1', "[sites.lab] sample_share is too small."),
@@ -216,6 +220,13 @@ def test_windows_and_sample_of_a_site_reach_its_profile() -> None:
     by_default, as_given = (site_profile(parse(text), "lab") for text in (LAB, changed('target = "lab"', given_ones)))
     assert (by_default.off_hours, by_default.sample_share) == (DEFAULT_OFF_HOURS, 0.001)
     assert (as_given.time_zone, as_given.off_hours, as_given.sample_share) == ("Europe/London", "sunday; 0:00; 1d", 1.0)
+
+
+def test_a_sites_throttle_reaches_its_profile_and_is_none_where_left_out() -> None:
+    schedule = "100 Mbit/s | Monday;7:00;10h;10 Mbit/s"
+    throttled = parse(changed('target = "lab"', f'target = "lab"\nthrottle = "{schedule}"\npre_failover_weight = 8'))
+    profiles = [site_profile(settings, "lab") for settings in (throttled, parse(LAB))]
+    assert [(profile.throttle, profile.pre_failover_weight) for profile in profiles] == [(schedule, 8), ("", 4)]
 
 
 def test_without_off_hours_automatic_resyncs_never_start() -> None:
