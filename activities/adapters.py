@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from deltaferry.ports import DataPlane, DiskExports, Hypervisor, KeyWrapper, ObjectStore, SeedStore, TargetCloud
+from deltaferry.ports.data_plane import DataPlane
+from deltaferry.ports.hypervisor import DiskExports, Hypervisor
+from deltaferry.ports.stores import KeyWrapper, ObjectStore, SeedStore
+from deltaferry.ports.target_cloud import TargetCloud
 from workflows.site_messages import SiteProfile
 
 

@@ -21,7 +21,7 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.units import seed_blob_size
-from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob
+from deltaferry.ports.data_plane import AppliedDisk, ApplyDisk, ApplyJob
 from workflows.step_messages import AppliedChunk, ApplyInput, ApplyResult, OnReplication, SentChunk
 
 

@@ -46,7 +46,8 @@ from deltaferry.model.naming import (
 from deltaferry.model.replication import ObjectRef, Store
 from deltaferry.model.vm import Snapshot, SourceVm
 from deltaferry.planning.audit import DEFAULT_GRACE, Seen, judge, to_ask
-from deltaferry.ports import Beat, ObjectStore, StoredContainer
+from deltaferry.ports.access import Beat
+from deltaferry.ports.stores import ObjectStore, StoredContainer
 from workflows.audit_messages import SHOWN_FINDINGS, AuditResult, AuditStep, Looked
 
 T = TypeVar("T", SeenSource, SeenTarget, AuditReport)

@@ -49,7 +49,8 @@ from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX
 from deltaferry.model.replication import Store
 from deltaferry.model.vm import Claim
 from deltaferry.planning.audit import Fate, Seen, fate, judge
-from deltaferry.ports import Beat, ObjectStore
+from deltaferry.ports.access import Beat
+from deltaferry.ports.stores import ObjectStore
 from workflows.audit_messages import AuditResult, AuditStep
 
 _ON_SOURCE = (FindingCode.SNAPSHOT, FindingCode.CONSOLIDATION_PENDING, FindingCode.LEASE)

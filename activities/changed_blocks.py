@@ -9,7 +9,8 @@ from deltaferry.model.extents import Extent
 from deltaferry.model.replication import DiskBase, PlanRef, ReplicatedDisk, ReplicationRef
 from deltaferry.model.vm import Snapshot, SnapshotDisk
 from deltaferry.planning.change_ids import tracking_uuid
-from deltaferry.ports import Beat, ObjectStore
+from deltaferry.ports.access import Beat
+from deltaferry.ports.stores import ObjectStore
 
 
 def frozen_disk(disks: tuple[ReplicatedDisk, ...], key: int, snapshot: Snapshot) -> SnapshotDisk:

@@ -8,7 +8,7 @@ from deltaferry.blocks.granules import granules_of
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import checksum_map_prefix, gateway_container
 from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 
 CHECKSUM_BYTES = 16
 

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 
 from activities.verification import COMMIT_RECORD_ADAPTER
 from deltaferry.model.naming import COMMIT_RECORD, GATEWAY_CONTAINER_PREFIX
-from deltaferry.ports import Beat, ObjectStore
+from deltaferry.ports.access import Beat
+from deltaferry.ports.stores import ObjectStore
 from workflows.replication_state import ReplicateVmInput
 
 

@@ -7,7 +7,7 @@ from deltaferry.blocks.seed_check import decode_seed_check
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import ReplicatedDisk
 from deltaferry.planning.ladder import Rung
-from deltaferry.ports import ObjectStore
+from deltaferry.ports.stores import ObjectStore
 from workflows.step_messages import CompareDisk
 
 

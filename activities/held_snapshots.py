@@ -22,7 +22,7 @@ from deltaferry.model.naming import (
 from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
 from deltaferry.model.vm import Claim, Snapshot, SourceVm
 from deltaferry.planning.prerequisites import disks_changed
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from workflows.site_messages import Placement
 
 

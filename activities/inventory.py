@@ -13,7 +13,7 @@ from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.inventory import INVENTORY_VERSION, InventorySummary, SiteInventory, summary
 from deltaferry.model.naming import SITES_CONTAINER, inventory_name
-from deltaferry.ports import ObjectStore
+from deltaferry.ports.stores import ObjectStore
 from workflows.site_messages import SiteProfile
 
 _ADAPTER = TypeAdapter(SiteInventory)

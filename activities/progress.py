@@ -9,7 +9,7 @@ from temporalio import activity
 from temporalio.exceptions import CancelledError
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import DataProgress
+from deltaferry.ports.data_plane import DataProgress
 
 _MIN_INTERVAL_S = 1.0
 

@@ -14,7 +14,8 @@ from deltaferry.model.naming import POINT_LIST, checksum_map_prefix, disk_of_see
 from deltaferry.model.recovery_points import Pin, PointKind, RecoveryPointRecord
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.planning.retention import Choice, PointChoice, all_but, choose, expired
-from deltaferry.ports import Beat, PointListing, RecoveryPoints
+from deltaferry.ports.access import Beat
+from deltaferry.ports.recovery import PointListing, RecoveryPoints
 from workflows.dr_messages import (
     NEWEST,
     CopiedPoint,

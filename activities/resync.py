@@ -43,7 +43,7 @@ from deltaferry.model.replication import DiskBase, ObjectRef, PlanRef, Replicate
 from deltaferry.model.units import GRANULE
 from deltaferry.model.vm import PowerState, Snapshot
 from deltaferry.planning.ladder import Rung
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from workflows.step_messages import (
     BeginResyncInput,
     BegunResync,

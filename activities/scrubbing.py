@@ -17,7 +17,8 @@ from deltaferry.model.naming import seed_container, seed_name
 from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
 from deltaferry.model.units import GRANULE, seed_blob_size
 from deltaferry.model.vm import Snapshot, SourceVm
-from deltaferry.ports import Beat, CheckJob, CompareJob, DataProgress, GranuleRange, ScrubbedDisk
+from deltaferry.ports.access import Beat
+from deltaferry.ports.data_plane import CheckJob, CompareJob, DataProgress, GranuleRange, ScrubbedDisk
 
 _GRANULES_AT_ONCE = 16 * CHUNK_GRANULES
 """How much one job compares, all its disks together: 64 GiB, so that at most 16 MiB of checksums are in memory at a time."""

@@ -39,7 +39,7 @@ from deltaferry.model.extents import Extent
 from deltaferry.model.naming import gateway_container, is_of_installation, plan_name, snapshot_prefix
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.vm import Claim, PowerState, Snapshot, SourceVm
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from workflows.site_messages import SnapshotsLeft, SnapshotsLeftInput
 from workflows.step_messages import BeginCycleInput, BegunCycle, OnReplication, PlannedDisk, PreparedSource
 

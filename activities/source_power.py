@@ -13,7 +13,8 @@ from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.vm import PowerState
-from deltaferry.ports import Beat, Hypervisor
+from deltaferry.ports.access import Beat
+from deltaferry.ports.hypervisor import Hypervisor
 from workflows.step_messages import GuardInput, OnReplication, ShutDownInput, ShutDownResult, SourceStatus, UnguardInput
 
 _POLL_S = 0.5

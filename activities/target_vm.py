@@ -10,7 +10,7 @@ from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
-from deltaferry.ports import DiskImport, ImportedDisk, TargetVmSpec
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVmSpec
 from workflows.operator_input import TargetProperties
 from workflows.step_messages import CreatedVm, CreateVmInput, DeleteTargetInput, ImportedDisks, ImportInput
 

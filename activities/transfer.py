@@ -18,7 +18,7 @@ from deltaferry.blocks.plan import Plan, decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
 from deltaferry.model.replication import CycleKind, ObjectRef, ReplicationRef, StoredSegment
 from deltaferry.model.vm import Snapshot
-from deltaferry.ports import SendDisk, SendJob, SentDisk
+from deltaferry.ports.data_plane import SendDisk, SendJob, SentDisk
 from workflows.step_messages import ChunkDisk, SentChunk, TransferInput, TransferResult
 
 PRE_FAILOVER = frozenset({CycleKind.ON_DEMAND, CycleKind.FINAL})

@@ -27,7 +27,7 @@ from deltaferry.model.naming import (
     segment_name,
 )
 from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.step_messages import AppliedChunk, OnReplication, SealedCycle, SealInput, SettleInput, VerifyChunksInput
 

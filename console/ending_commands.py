@@ -55,7 +55,9 @@ def migrate(
         True, "--guard-source/--no-guard-source", help="Annotate the source and disconnect its NICs at power-on."
     ),
     override_blackout: bool = typer.Option(
-        False, "--override-blackout", help="Migrate although a blackout window is open; otherwise it is refused with the window's end."
+        False,
+        "--override-blackout",
+        help="Migrate although a blackout window is open; otherwise it is refused with the window's end.",
     ),
     properties: PropertiesOption = None,
     reason: ReasonOption = "",

@@ -17,7 +17,7 @@ from console.outcomes import CommandError, ExitCode
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import COMMIT_RECORD, GATEWAY_CONTAINER_PREFIX, history_name
 from deltaferry.model.replication import ReplicationRef
-from deltaferry.ports import ObjectStore
+from deltaferry.ports.stores import ObjectStore
 from workers.settings import Settings
 from workflows import names
 

@@ -21,7 +21,9 @@ from deltaferry.blocks.plane import ProcessDataPlane
 from deltaferry.blocks.throttle import Budget
 from deltaferry.model.replication import Store
 from deltaferry.model.units import MIB
-from deltaferry.ports import DataPlane, DiskExports, KeyWrapper
+from deltaferry.ports.data_plane import DataPlane
+from deltaferry.ports.hypervisor import DiskExports
+from deltaferry.ports.stores import KeyWrapper
 from deltaferry.vsphere.client import VSphere
 from deltaferry.vsphere.exports import PlainNbdExports, VddkExports
 from deltaferry.vsphere.exports import VddkSettings as VddkExportSettings

@@ -19,7 +19,7 @@ from azure.storage.blob import (
 from deltaferry.azure.credentials import AccountKey, CheckedCredential
 from deltaferry.azure.errors import store_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import BlobAccess
+from deltaferry.ports.access import BlobAccess
 
 DEFAULT_API_VERSION = "2025-11-05"
 """The newest `x-ms-version` that Azurite 3.35 knows; every feature used here is older."""

@@ -23,7 +23,7 @@ from azure.mgmt.network import NetworkManagementClient
 from deltaferry.azure.credentials import CheckedCredential
 from deltaferry.azure.errors import arm_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 
 T = TypeVar("T")
 

@@ -7,7 +7,8 @@ from azure.core.exceptions import ResourceExistsError, ResourceNotFoundError
 
 from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.errors import error_code
-from deltaferry.ports import BlobAccess, StoredContainer
+from deltaferry.ports.access import BlobAccess
+from deltaferry.ports.stores import StoredContainer
 
 _BEING_DELETED = "ContainerBeingDeleted"
 

@@ -9,7 +9,8 @@ from deltaferry.azure.arm import ArmClients, carries, failed, require_tags, same
 from deltaferry.azure.errors import arm_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import MIB, round_up
-from deltaferry.ports import Beat, DiskImport, ImportedDisk
+from deltaferry.ports.access import Beat
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk
 
 
 class ManagedDisks:

@@ -17,7 +17,7 @@ from azure.mgmt.network.models import (
 from deltaferry.azure.arm import ArmClients, carries, failed, require_tags, same_id
 from deltaferry.azure.errors import arm_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 
 _NETWORK_ID = re.compile(
     r"/subscriptions/(?P<subscription>[^/]+)/resourceGroups/(?P<group>[^/]+)"

@@ -9,7 +9,7 @@ from azure.storage.blob import BlobClient
 from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.containers import BlobContainers
 from deltaferry.model.replication import ObjectRef, Store
-from deltaferry.ports import StoredObject
+from deltaferry.ports.stores import StoredObject
 
 _DELETERS = 8
 

@@ -13,7 +13,7 @@ from deltaferry.azure.arm import ArmClients, carries
 from deltaferry.azure.errors import arm_errors
 from deltaferry.model.audit import Owner, ResourceKind, SeenResource
 from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 
 _OPEN = frozenset({"activesas", "activesasfrozen", "activeupload"})
 """States of a disk or snapshot whose bytes somebody may reach by a signature (Compute API, DiskState)."""

@@ -20,7 +20,7 @@ from deltaferry.azure.errors import store_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR
-from deltaferry.ports import PageRange
+from deltaferry.ports.recovery import PageRange
 
 MAX_RESULTS = 10_000
 """The most ranges that one answer may have."""

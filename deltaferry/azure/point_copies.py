@@ -21,7 +21,8 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import copy_name, seed_name
 from deltaferry.model.recovery_points import PointCopy, PointDisk, RecoveryPointRecord
 from deltaferry.model.units import seed_blob_size
-from deltaferry.ports import Beat, DataProgress
+from deltaferry.ports.access import Beat
+from deltaferry.ports.data_plane import DataProgress
 
 _COMPLETE = "complete"
 _BEAT_S = 1.0

@@ -29,7 +29,10 @@ from deltaferry.model.naming import (
 from deltaferry.model.point_record import DamagedPointError, decode_pin, decode_point, encode_pin, encode_point
 from deltaferry.model.recovery_points import Pin, PointCopy, RecoveryPointRecord
 from deltaferry.model.replication import ReplicationRef
-from deltaferry.ports import Beat, DataProgress, ObjectStore, PointListing, PrunedPoints
+from deltaferry.ports.access import Beat
+from deltaferry.ports.data_plane import DataProgress
+from deltaferry.ports.recovery import PointListing, PrunedPoints
+from deltaferry.ports.stores import ObjectStore
 
 _READERS = 8
 

@@ -19,7 +19,7 @@ from deltaferry.azure.vhd import fixed_footer
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR, VHD_FOOTER, round_up, seed_blob_size
-from deltaferry.ports import SeedState
+from deltaferry.ports.stores import SeedState
 
 FIRST_PASS = "first_pass"
 """The blob's metadata entry that names the first pass that wrote to it."""

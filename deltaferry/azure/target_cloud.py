@@ -9,7 +9,8 @@ from deltaferry.azure.owned import list_owned
 from deltaferry.azure.virtual_machines import VirtualMachines
 from deltaferry.model.audit import SeenResource
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat, DiskImport, ImportedDisk, TargetVm, TargetVmSpec
+from deltaferry.ports.access import Beat
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVm, TargetVmSpec
 
 
 class AzureTarget:

@@ -21,7 +21,8 @@ from azure.mgmt.compute.models import (
 from deltaferry.azure.arm import ArmClients, carries, failed, require_tags, same_id
 from deltaferry.azure.errors import VM_CREATION_CODES, arm_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat, TargetVm, TargetVmSpec
+from deltaferry.ports.access import Beat
+from deltaferry.ports.target_cloud import TargetVm, TargetVmSpec
 
 _RUNNING = "PowerState/running"
 _OFF = frozenset({"PowerState/stopped", "PowerState/deallocated"})

@@ -22,7 +22,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE
-from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob, DataProgress
+from deltaferry.ports.data_plane import AppliedDisk, ApplyDisk, ApplyJob, DataProgress
 
 _WRITERS_PER_DISK = 16
 """A page blob takes 500 requests a second (facts 1.1): at 30 ms each, 15 at a time."""

@@ -25,7 +25,7 @@ from deltaferry.blocks.manifest import DIGEST_BYTES
 from deltaferry.blocks.pacing import Pacer
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import BLOCK, MIB
-from deltaferry.ports import BlobAccess
+from deltaferry.ports.access import BlobAccess
 
 API_VERSION = "2023-11-03"
 _SEQUENCE_NUMBER = "x-ms-blob-sequence-number"

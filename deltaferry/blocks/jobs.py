@@ -14,7 +14,7 @@ from deltaferry.blocks.budget_rows import Seat
 from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
+from deltaferry.ports.data_plane import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
 
 _LENGTH = struct.Struct(">Q")
 

@@ -18,7 +18,7 @@ from deltaferry.blocks.nbd_requests import MAX_REQUEST_BYTES, Request, malformed
 from deltaferry.model.errors import DeltaferryError
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 
 MAX_IN_FLIGHT_BYTES = 4 * MIB
 MAX_IN_FLIGHT_REQUESTS = 64

@@ -26,17 +26,8 @@ from deltaferry.blocks.sector_sets import SectorSet
 from deltaferry.blocks.throttle import Budget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE
-from deltaferry.ports import (
-    AppliedDisk,
-    ApplyJob,
-    CheckJob,
-    CompareJob,
-    DataProgress,
-    NbdAddress,
-    ScrubbedDisk,
-    SendJob,
-    SentDisk,
-)
+from deltaferry.ports.access import NbdAddress
+from deltaferry.ports.data_plane import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0

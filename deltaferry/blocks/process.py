@@ -19,7 +19,7 @@ from deltaferry.blocks.killpoints import KillPoint, pass_point
 from deltaferry.blocks.scrub import run_scrub
 from deltaferry.blocks.send import run_send
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import ApplyJob, DataProgress, SendJob
+from deltaferry.ports.data_plane import ApplyJob, DataProgress, SendJob
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE = 1

@@ -18,7 +18,8 @@ from deltaferry.blocks.nbd import NbdClient
 from deltaferry.blocks.pacing import Pacer
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import BLOCK, GRANULE
-from deltaferry.ports import CheckJob, CompareJob, DataProgress, GranuleRange, NbdAddress, ScrubbedDisk
+from deltaferry.ports.access import NbdAddress
+from deltaferry.ports.data_plane import CheckJob, CompareJob, DataProgress, GranuleRange, ScrubbedDisk
 
 _BATCH = BLOCK // GRANULE
 _ZEROS_AT_ONCE = 4096

@@ -22,7 +22,7 @@ from deltaferry.blocks.segment import SegmentIdentity
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE
-from deltaferry.ports import DataProgress, SendDisk, SendJob, SentDisk
+from deltaferry.ports.data_plane import DataProgress, SendDisk, SendJob, SentDisk
 
 _SCRATCH_GRANULES = 16
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from deltaferry.model.extents import Extent
 from deltaferry.model.inventory import DiscoveredSite
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere import (
     changed_areas,
     claims,
@@ -27,7 +27,7 @@ from deltaferry.vsphere.session import Endpoint, Session
 
 
 class VSphere:
-    """The `Hypervisor` of ports.py on one cached session, logged in at the first call.
+    """The `Hypervisor` port on one cached session, logged in at the first call.
 
     A worker makes one for each site and closes it when it stops. Safe for use by several threads at once.
     """

@@ -1,7 +1,7 @@
 """Merging delta disks that a removed snapshot left behind."""
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.errors import CONSOLIDATION_RULES, vsphere_errors
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import read_object

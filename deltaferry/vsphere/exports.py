@@ -18,7 +18,7 @@ from pathlib import Path
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.vm import Snapshot, SnapshotDisk, SourceVm
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 from deltaferry.vsphere.errors import vsphere_errors
 from deltaferry.vsphere.nbdkit import serving
 from deltaferry.vsphere.session import Endpoint, verified_context

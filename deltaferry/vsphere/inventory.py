@@ -12,7 +12,7 @@ from typing import Any
 
 from deltaferry.model.inventory import BackingKind, DiscoveredSite, DiscoveredVm, DiskStorage, ToolsState, UnreadableVm
 from deltaferry.model.vm import DatastoreSpace
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.devices import virtual_disks
 from deltaferry.vsphere.properties import ObjectProperties, moref, read_kinds, read_object, unescaped
 from deltaferry.vsphere.session import Session

@@ -1,7 +1,7 @@
 """Power: guest shutdown, power-off, power-on."""
 
 from deltaferry.model.vm import PowerState
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import read_object
 from deltaferry.vsphere.session import Session

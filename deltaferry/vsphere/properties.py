@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.session import Session, once_more_in_a_new_session
 from deltaferry.vsphere.vocabulary import ManagedObject, vim, vmodl
 

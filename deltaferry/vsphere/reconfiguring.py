@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.properties import ObjectProperties, read_object
 from deltaferry.vsphere.session import Session
 from deltaferry.vsphere.tasks import wait_for_task

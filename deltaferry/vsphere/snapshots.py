@@ -2,7 +2,7 @@
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.vm import Snapshot
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.devices import snapshot_disks
 from deltaferry.vsphere.errors import SNAPSHOT_RULES, vsphere_errors
 from deltaferry.vsphere.locating import locate

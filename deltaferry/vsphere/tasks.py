@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.errors import VSPHERE_ERRORS, fault_name
 from deltaferry.vsphere.properties import moref, read_referenced
 from deltaferry.vsphere.session import Session

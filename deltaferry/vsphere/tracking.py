@@ -3,7 +3,7 @@
 from typing import Any
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports import Beat
+from deltaferry.ports.access import Beat
 from deltaferry.vsphere.claims import extra_value
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import ObjectProperties, read_object

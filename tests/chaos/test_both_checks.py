@@ -43,7 +43,7 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import PlanRef, ReplicatedDisk, ReplicationRef, Store, StoredSegment
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
-from deltaferry.ports import TargetCloud
+from deltaferry.ports.target_cloud import TargetCloud
 from tests.unit.azure.conftest import start_azurite
 from workflows.replication_state import Replication
 from workflows.site_messages import SiteProfile

@@ -31,7 +31,10 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import ReplicationRef, Store
 from deltaferry.model.vm import Claim
-from deltaferry.ports import Beat, DataPlane, DiskExports, TargetCloud
+from deltaferry.ports.access import Beat
+from deltaferry.ports.data_plane import DataPlane
+from deltaferry.ports.hypervisor import DiskExports
+from deltaferry.ports.target_cloud import TargetCloud
 from deltaferry.vsphere.client import VSphere
 from lab.certificates import make_certificates
 from tests.unit.azure.conftest import start_azurite

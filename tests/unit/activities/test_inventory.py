@@ -19,7 +19,10 @@ from deltaferry.model.inventory import DiscoveredSite, InventorySummary, Unreada
 from deltaferry.model.naming import SITES_CONTAINER, inventory_name
 from deltaferry.model.replication import Store
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState
-from deltaferry.ports import Beat, DataPlane, DiskExports, Hypervisor, KeyWrapper, SeedStore
+from deltaferry.ports.access import Beat
+from deltaferry.ports.data_plane import DataPlane
+from deltaferry.ports.hypervisor import DiskExports, Hypervisor
+from deltaferry.ports.stores import KeyWrapper, SeedStore
 from tests.unit.azure.conftest import start_azurite
 from tests.unit.planning.discovered import GIB, discovered, disk, snapshot
 from workflows.site_messages import SiteProfile

@@ -23,7 +23,8 @@ from deltaferry.model.recovery_points import PointKind, RecoveryPointRecord, rec
 from deltaferry.model.replication import RecoveryPoint, ReplicatedDisk, ReplicationRef, Store
 from deltaferry.model.units import MIB, seed_blob_size
 from deltaferry.planning.retention import Choice, PointChoice
-from deltaferry.ports import DataPlane, TargetCloud
+from deltaferry.ports.data_plane import DataPlane
+from deltaferry.ports.target_cloud import TargetCloud
 from tests.unit.azure.conftest import MendedAccount, mended
 from workflows.dr_messages import (
     NEWEST,

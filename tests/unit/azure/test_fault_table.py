@@ -22,7 +22,7 @@ from deltaferry.model.faults import FaultClass, FaultRow
 from deltaferry.model.replication import Store
 from deltaferry.model.store_faults import STORE_FAULTS, StoreFault
 from deltaferry.model.units import MIB, SECTOR, seed_blob_size
-from deltaferry.ports import BlobAccess
+from deltaferry.ports.access import BlobAccess
 from lab import blob_faults, key_vault
 from lab.arm import named_faults
 from lab.blob_service import BlobService, new_account_key

@@ -13,7 +13,7 @@ from deltaferry.azure.credentials import AccountKey
 from deltaferry.azure.object_store import BlobObjectStore
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import ObjectRef, Store
-from deltaferry.ports import BlobAccess
+from deltaferry.ports.access import BlobAccess
 
 from .conftest import ACCOUNT, RunningAzurite, start_azurite
 

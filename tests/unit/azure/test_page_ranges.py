@@ -17,7 +17,7 @@ from deltaferry.azure.page_ranges import PageRangeReader
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR
-from deltaferry.ports import PageRange
+from deltaferry.ports.recovery import PageRange
 
 from .conftest import ACCOUNT, MendedAccount
 

@@ -8,7 +8,7 @@ from deltaferry.azure.page_ranges import PageRangeReader
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR
-from deltaferry.ports import PageRange
+from deltaferry.ports.recovery import PageRange
 from tests.unit.lab_arm.conftest import Azure, azure, running_azure
 
 __all__ = ["azure", "running_azure"]  # the fixtures

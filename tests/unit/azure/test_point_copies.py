@@ -13,7 +13,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import copies_prefix, copy_name, seed_name
 from deltaferry.model.recovery_points import PointDisk, PointKind, RecoveryPointRecord
 from deltaferry.model.units import MIB, SECTOR, seed_blob_size
-from deltaferry.ports import DataProgress
+from deltaferry.ports.data_plane import DataProgress
 from lab.control_client import BlobAction, BlobFault
 
 from .conftest import MendedAccount

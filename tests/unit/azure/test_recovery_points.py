@@ -18,7 +18,8 @@ from deltaferry.model.point_record import DamagedPointError, decode_pin, decode_
 from deltaferry.model.recovery_points import Pin, PointDisk, PointKind, RecoveryPointRecord
 from deltaferry.model.replication import ReplicationRef, Store
 from deltaferry.model.units import MIB, SECTOR, seed_blob_size
-from deltaferry.ports import ObjectStore, PrunedPoints
+from deltaferry.ports.recovery import PrunedPoints
+from deltaferry.ports.stores import ObjectStore
 
 from .conftest import MendedAccount
 

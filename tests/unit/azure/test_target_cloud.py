@@ -15,7 +15,7 @@ from deltaferry.azure.seeds import PageBlobSeeds
 from deltaferry.azure.target_cloud import AzureTarget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import MIB, SECTOR, seed_blob_size
-from deltaferry.ports import DiskImport, ImportedDisk, TargetVmSpec
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVmSpec
 from lab.arm.control import ArmControl
 from lab.arm.service import ArmService, ImportAccount
 from lab.certificates import Certificates, make_certificates

@@ -18,7 +18,7 @@ import pytest
 from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 
 from deltaferry.model.units import SECTOR, seed_blob_size
-from deltaferry.ports import BlobAccess, NbdAddress
+from deltaferry.ports.access import BlobAccess, NbdAddress
 
 API_VERSION = "2023-11-03"
 ROOT = Path(__file__).resolve().parents[3]

@@ -25,7 +25,7 @@ from deltaferry.blocks.blob_http import BlobClient, HttpLimits, Role
 from deltaferry.blocks.pacing import Pacer
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
-from deltaferry.ports import BlobAccess
+from deltaferry.ports.access import BlobAccess
 
 FAST = Pacer(1 << 40)
 

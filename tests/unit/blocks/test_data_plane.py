@@ -27,7 +27,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
-from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob, DataProgress, SendDisk, SendJob, SentDisk
+from deltaferry.ports.data_plane import AppliedDisk, ApplyDisk, ApplyJob, DataProgress, SendDisk, SendJob, SentDisk
 
 KEY = bytes(range(32))
 REPLICATION = "0123456789abcdef"

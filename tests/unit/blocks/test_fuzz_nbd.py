@@ -18,7 +18,7 @@ from deltaferry.blocks.nbd_protocol import Export, negotiate
 from deltaferry.blocks.nbd_requests import Request
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import MIB, SECTOR
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 
 Serve = Callable[[Any], NbdAddress]
 FEW_OR_MANY = pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.chaos)])

@@ -16,7 +16,7 @@ from deltaferry.blocks.nbd_requests import MAX_REQUEST_BYTES
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 
 Serve = Callable[[Any], NbdAddress]
 

@@ -18,7 +18,8 @@ from deltaferry.blocks.plane import ProcessDataPlane
 from deltaferry.blocks.scrub import run_scrub
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
-from deltaferry.ports import CheckJob, CompareJob, DataProgress, GranuleRange, NbdAddress, ScrubbedDisk
+from deltaferry.ports.access import NbdAddress
+from deltaferry.ports.data_plane import CheckJob, CompareJob, DataProgress, GranuleRange, ScrubbedDisk
 
 KEY = bytes(range(32))
 FOREVER = timedelta(hours=1)

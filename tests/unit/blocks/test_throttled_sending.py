@@ -31,7 +31,8 @@ from deltaferry.blocks.throttle import Budget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
-from deltaferry.ports import BlobAccess, DataProgress, SendDisk, SendJob, SentDisk
+from deltaferry.ports.access import BlobAccess
+from deltaferry.ports.data_plane import DataProgress, SendDisk, SendJob, SentDisk
 
 LIMIT = 5_000_000
 """40 Mbit/s: a tenth of a second is some slices for each transfer."""

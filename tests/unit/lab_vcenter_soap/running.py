@@ -16,7 +16,7 @@ from pyVim.connect import Disconnect, SmartConnect
 from pyVim.task import WaitForTask
 from pyVmomi import vim, vmodl
 
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 from lab.certificates import make_certificates
 from lab.vcenter.control import VcenterControl
 from lab.vcenter.control_views import VmState

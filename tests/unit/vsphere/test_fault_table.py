@@ -10,7 +10,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.faults import FaultClass, FaultRow
 from deltaferry.model.units import MIB
 from deltaferry.model.vm import Claim, PowerState, Snapshot
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 from deltaferry.vsphere.client import VSphere
 from deltaferry.vsphere.exports import PlainNbdExports
 from deltaferry.vsphere.fault_rule import FaultRule
