@@ -48,6 +48,8 @@ class SlotBook:
 
     def __init__(self, state: SlotsState) -> None:
         self.state = state
+        self._asked_again: set[str] = set()
+        """Leases whose grants are sent once more."""
 
     # --- what holders say ---
 
@@ -64,6 +66,9 @@ class SlotBook:
         lease = next((held for held in state.leases if _same(held.wanted, wanted)), None)
         if lease is not None and wanted.turn:
             return self._give_way(lease, wanted, now)
+        if lease is not None and not lease.gave_way:
+            self._asked_again.add(lease.lease_id)  # the grant may be on its way, or in use: the lease must go on counting
+            return True
         state.waiting = tuple(w for w in state.waiting if not _of_one(w.wanted, wanted))
         state.leases = tuple(held for held in state.leases if not _of_one(held.wanted, wanted))
         self._queue(wanted, now)
@@ -138,6 +143,9 @@ class SlotBook:
             else:
                 self._replace(lease, dataclasses.replace(lease, wanted=wanted, granted_at=now, gave_way=False))
             grants.append((wanted, self._granted(wanted, lease.lease_id)))
+        again = [held for held in state.leases if held.lease_id in self._asked_again]
+        grants += [(held.wanted, self._granted(held.wanted, held.lease_id)) for held in again]
+        self._asked_again.clear()
         granted = {(request.holder, request.request_id) for request in chosen}
         state.waiting = tuple(w for w in state.waiting if (w.wanted.holder, w.wanted.request_id) not in granted)
         return grants

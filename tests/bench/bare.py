@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from deltaferry.blocks.nbd import NbdClient
 from deltaferry.model.units import BLOCK, GRANULE
-from deltaferry.ports import BlobAccess
+from deltaferry.ports.access import BlobAccess
 from tests.bench.bare_job import Area, BareJob, BareResult
 
 _NONCE = bytes(12)

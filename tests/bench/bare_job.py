@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from deltaferry.ports import BlobAccess, NbdAddress
+from deltaferry.ports.access import BlobAccess, NbdAddress
 
 Area = tuple[int, int]
 """Offset and length in bytes."""

@@ -17,7 +17,7 @@ from temporalio.client import Client
 
 from deltaferry.model.states import ReplicationState
 from deltaferry.model.units import BLOCK, MIB, SECTOR
-from deltaferry.ports import BlobAccess, NbdAddress
+from deltaferry.ports.access import BlobAccess, NbdAddress
 from lab.configuration import ACCOUNTS
 from lab.settings import DATASTORES, ESXI_HOSTS, NETWORKS, LabSettings, LabTimes
 from lab.vcenter.control_views import VmState

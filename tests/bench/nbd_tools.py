@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from deltaferry.blocks.plan import Plan
-from deltaferry.ports import NbdAddress
+from deltaferry.ports.access import NbdAddress
 from lab.processes import ManagedProcess, ProcessSpec
 from tests.bench.image import Image, make_image
 from tests.bench.machine import measured

@@ -58,7 +58,7 @@ class Bench:
     site_replications: tuple[int, ...]
     """The sizes of the sites."""
     site_cycles: int
-    """How many delta cycles every replication of a site runs."""
+    """How many delta cycles every replication of a site runs: at least two, since a cycle ends where the next begins."""
     site_probes: int
     """How many cycles run beside those that wait, on each of two VMs."""
 

@@ -11,7 +11,8 @@ from types import TracebackType
 
 from deltaferry.blocks.plan import Plan, encode_plan
 from deltaferry.blocks.plane import ProcessDataPlane
-from deltaferry.ports import AppliedDisk, ApplyDisk, ApplyJob, BlobAccess, DataProgress, NbdAddress, SendDisk, SendJob, SentDisk
+from deltaferry.ports.access import BlobAccess, NbdAddress
+from deltaferry.ports.data_plane import AppliedDisk, ApplyDisk, ApplyJob, DataProgress, SendDisk, SendJob, SentDisk
 from lab.certificates import make_certificates
 from lab.processes import ManagedProcess, ProcessSpec, Readiness, python_command
 from tests.bench.bare_job import Area, BareDisk, BareJob

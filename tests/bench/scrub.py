@@ -10,7 +10,8 @@ from pathlib import Path
 from deltaferry.blocks.checksums import Hasher
 from deltaferry.blocks.granules import GranuleSet, granules_of
 from deltaferry.model.units import GRANULE
-from deltaferry.ports import BlobAccess, CheckJob, CompareJob, GranuleRange, NbdAddress, ScrubbedDisk
+from deltaferry.ports.access import BlobAccess, NbdAddress
+from deltaferry.ports.data_plane import CheckJob, CompareJob, GranuleRange, ScrubbedDisk
 from lab.certificates import make_certificates
 from lab.processes import ManagedProcess, ProcessSpec, Readiness, python_command
 from tests.bench.image import GIB, Image, make_image

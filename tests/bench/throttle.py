@@ -18,7 +18,8 @@ from types import TracebackType
 from deltaferry.blocks.plan import encode_plan
 from deltaferry.blocks.plane import ProcessDataPlane
 from deltaferry.blocks.throttle import DEFAULT_PRE_FAILOVER_WEIGHT, Budget
-from deltaferry.ports import BlobAccess, DataProgress, NbdAddress, SendDisk, SendJob
+from deltaferry.ports.access import BlobAccess, NbdAddress
+from deltaferry.ports.data_plane import DataProgress, SendDisk, SendJob
 from lab.certificates import make_certificates
 from lab.processes import ManagedProcess, ProcessSpec, Readiness, python_command
 from tests.bench.image import GIB, make_image

@@ -50,6 +50,19 @@ def test_a_request_is_queued_once_and_granted_once() -> None:
     assert [message.request_id for _, message in book.grants_again()] == ["web-1"]
 
 
+def test_what_asks_again_while_its_grant_is_on_its_way_keeps_its_slots_and_is_told_again() -> None:
+    """Its holder may use the grant already: queued anew behind others, its slots would be granted twice."""
+    book = _book(_profile(disks_per_appliance=2))
+    book.want(_wanted("web"), _NOW)
+    assert _granted(book) == ["web"]
+    lease = book.state.leases
+    book.want(_wanted("db", kind=CycleKind.ON_DEMAND), _NOW)
+    assert book.want(_wanted("web"), _NOW)
+    assert _granted(book) == ["web"]
+    assert book.state.leases == lease
+    assert _granted(book) == []
+
+
 def test_a_new_request_of_a_replication_replaces_what_a_job_of_it_held() -> None:
     book = _book(_profile(disks_per_appliance=2))
     job = dataclasses.replace(_wanted("web", kind=CycleKind.INITIAL), holder="vm/lon1/web/initial/1")
