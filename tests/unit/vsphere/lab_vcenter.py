@@ -252,11 +252,11 @@ class LabVcenter:
 
     @contextmanager
     def unreachable(self) -> Iterator[None]:
-        self._control.call("POST", "/unreachable", {"seconds": 60})
+        self._control.call("POST", "/unreachable", {})
         try:
             yield
         finally:
-            self._control.call("POST", "/unreachable", {"seconds": 0})
+            self._control.call("DELETE", "/unreachable")
 
     def calls(self, method: str) -> int:
         """How often a SOAP method was called, by anybody."""
