@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from deltaferry.ports.data_plane import DataPlane
-from deltaferry.ports.hypervisor import DiskExports, Hypervisor
+from deltaferry.ports.failback import TwoWayCloud, TwoWayExports, TwoWayHypervisor, TwoWayPlane
+from deltaferry.ports.recovery import RecoveryPoints
 from deltaferry.ports.stores import KeyWrapper, ObjectStore, SeedStore
-from deltaferry.ports.target_cloud import TargetCloud
 from workflows.site_messages import SiteProfile
 
 
@@ -36,10 +35,10 @@ class Site:
     """The source side of one site."""
 
     profile: SiteProfile
-    hypervisor: Hypervisor
-    exports: DiskExports
+    hypervisor: TwoWayHypervisor
+    exports: TwoWayExports
     stores: Stores
-    plane: DataPlane
+    plane: TwoWayPlane
     chunk_max: timedelta
     chunk_max_bytes: int
 
@@ -50,11 +49,14 @@ class Target:
 
     name: str
     stores: Stores
-    cloud: TargetCloud
-    plane: DataPlane
+    cloud: TwoWayCloud
+    plane: TwoWayPlane
+    points: RecoveryPoints
     defaults: TargetDefaults
     chunk_max: timedelta = timedelta(minutes=15)
-    """After so long a check of seed disks hands out no more work (spec §3)."""
+    """After so long a check of seed disks, or a transfer back to the site, hands out no more work (spec §3)."""
+    chunk_max_bytes: int = 1 << 50
+    """Nor does a transfer back to the site after so many bytes of a disk."""
 
 
 ACCESS_LIFETIME = timedelta(hours=6)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from activities.verification import COMMIT_RECORD_ADAPTER
+from activities.settling import COMMIT_RECORD_ADAPTER
 from deltaferry.model.naming import COMMIT_RECORD, GATEWAY_CONTAINER_PREFIX
 from deltaferry.ports.access import Beat
 from deltaferry.ports.stores import ObjectStore
@@ -20,6 +20,7 @@ class StoredRecord:
     record: ReplicateVmInput | None
     problem: str = ""
     """Why it cannot be read; empty where nothing was committed yet."""
+    size_bytes: int = 0
 
 
 def read_record(gateway: ObjectStore, container: str) -> StoredRecord:
@@ -28,13 +29,14 @@ def read_record(gateway: ObjectStore, container: str) -> StoredRecord:
     if data is None:
         return StoredRecord(container, None)
     try:
-        return StoredRecord(container, COMMIT_RECORD_ADAPTER.validate_json(data))
+        return StoredRecord(container, COMMIT_RECORD_ADAPTER.validate_json(data), size_bytes=len(data))
     except ValidationError as error:
         return StoredRecord(container, None, f"the commit record has {error.error_count()} errors")
 
 
-def read_records(gateway: ObjectStore, beat: Beat) -> Iterator[StoredRecord]:
-    """Yield what every gateway container of the store has."""
+def read_records(gateway: ObjectStore, beat: Beat, after: str = "") -> Iterator[StoredRecord]:
+    """Yield what every gateway container of the store has, by name, from the one behind `after` on."""
     for container in gateway.list_containers(GATEWAY_CONTAINER_PREFIX):
-        beat()
-        yield read_record(gateway, container)
+        if container > after:
+            beat()
+            yield read_record(gateway, container)

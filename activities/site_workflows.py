@@ -12,7 +12,7 @@ from activities.failures import translated
 from workflows import names
 from workflows.site_messages import AppliancesInput, LiveAppliances, SiteHolders, SiteInput
 
-_HOLDERS = (names.REPLICATE_VM, names.INITIAL_REPLICATION, names.RESYNC)
+_HOLDERS = (names.REPLICATE_VM, names.INITIAL_REPLICATION, names.RESYNC, names.REPROTECT_VM, names.FAILBACK_VM)
 _ALIVE = timedelta(minutes=2)
 """A worker asks its queue at least once a minute."""
 

@@ -8,9 +8,11 @@ from temporalio import activity
 from activities.adapters import Target, TargetDefaults
 from activities.failures import translated
 from activities.progress import Heartbeats
+from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVmSpec
+from workflows.dr_messages import ImportCopiesInput
 from workflows.operator_input import TargetProperties
 from workflows.step_messages import CreatedVm, CreateVmInput, DeleteTargetInput, ImportedDisks, ImportInput
 
@@ -51,6 +53,15 @@ def ownership_tags(ref: ReplicationRef) -> dict[str, str]:
 def _job_tags(ref: ReplicationRef, job: str) -> dict[str, str]:
     """Return the tags of what one migration makes; an input of before jobs were named has none."""
     return ownership_tags(ref) | ({"deltaferry-migration": job} if job else {})
+
+
+def _require_isolated(test: ResolvedTarget, production: ResolvedTarget) -> None:
+    """Raise OPERATION_REFUSED where a test's VM would be in the network of the VM that it is a copy of."""
+    if test.network == production.network and test.resource_group == production.resource_group:
+        raise DeltaferryError(
+            ErrorKind.OPERATION_REFUSED,
+            f"The virtual network {test.network} is the one that the migrated VM will be in: name an isolated one for the test.",
+        )
 
 
 def disk_name(vm_name: str, disk_key: int, *, is_boot: bool) -> str:
@@ -98,6 +109,40 @@ class TargetVmActivities:
 
     @activity.defn
     @translated
+    def import_copies(self, request: ImportCopiesInput) -> ImportedDisks:
+        """Import the copies of a recovery point's disks. A disk that an earlier attempt imported is taken as it is.
+
+        Raises OPERATION_REFUSED where a test is to be in the network that the migrated VM would be in.
+        """
+        beats = Heartbeats("importing the recovery point's disks into managed disks")
+        ref = request.replication.ref
+        target = self._targets[ref.target]
+        vm = resolve(request.target, target.defaults, request.replication.vm_name)
+        if request.isolated_from is not None:
+            _require_isolated(vm, resolve(request.isolated_from, target.defaults, request.replication.vm_name))
+        boot = {disk.key for disk in request.replication.disks if disk.is_boot}
+        capacities = {disk.disk_key: disk.capacity_bytes for disk in request.point.disks}
+        tags = {**request.target.tags, **_job_tags(ref, request.job)}
+        imported = []
+        for copy in request.copies:
+            is_boot = copy.disk_key in boot
+            spec = DiskImport(
+                disk_key=copy.disk_key,
+                name=disk_name(vm.name, copy.disk_key, is_boot=is_boot),
+                source_url=target.stores.seeds.url(seed_container(ref), copy.name),
+                capacity_bytes=capacities[copy.disk_key],
+                is_boot=is_boot,
+                generation=request.replication.generation,
+                os_type=request.target.os_type or request.replication.os_type,
+                sku=vm.disk_sku,
+            )
+            point = {"deltaferry-point": request.point.cycle_key}
+            made = target.cloud.import_disk(vm.resource_group, spec, {**tags, **point}, beats.beat)
+            imported.append((copy.disk_key, made.resource_id))
+        return ImportedDisks(tuple(imported))
+
+    @activity.defn
+    @translated
     def create_target_vm(self, request: CreateVmInput) -> CreatedVm:
         """Create NIC and VM from the imported disks, and wait until the VM runs."""
         beats = Heartbeats("creating the target VM")
@@ -129,5 +174,7 @@ class TargetVmActivities:
         ref = request.replication.ref
         target = self._targets[ref.target]
         vm = resolve(request.target, target.defaults, request.replication.vm_name)
-        names = [disk_name(vm.name, disk.key, is_boot=disk.is_boot) for disk in request.replication.disks]
+        boot = {disk.key for disk in request.replication.disks if disk.is_boot}
+        keys = {*request.disk_keys, *(disk.key for disk in request.replication.disks)}
+        names = [disk_name(vm.name, key, is_boot=key in boot) for key in sorted(keys)]
         target.cloud.delete_vm(vm.resource_group, vm.name, names, _job_tags(ref, request.job), beats.beat)

@@ -1,8 +1,7 @@
-"""The two checks of spec §4, the seal, the recovery point; and what a commit leaves to do."""
+"""The two checks of spec §4, the seal, and the snapshots of the recovery point."""
 
 from collections.abc import Iterable, Mapping
 
-from pydantic import TypeAdapter
 from temporalio import activity
 
 from activities.adapters import Stores, Target
@@ -16,11 +15,6 @@ from deltaferry.blocks.plan import decode_plan, source_set
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import (
-    COMMIT_RECORD,
-    CYCLES_PREFIX,
-    checksum_map_prefix,
-    disk_of_seed,
-    gateway_container,
     log_container,
     seed_container,
     seed_name,
@@ -28,11 +22,7 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.ports.access import Beat
-from workflows.replication_state import ReplicateVmInput, Replication
-from workflows.step_messages import AppliedChunk, OnReplication, SealedCycle, SealInput, SettleInput, VerifyChunksInput
-
-COMMIT_RECORD_ADAPTER = TypeAdapter(ReplicateVmInput)
-"""The commit record is the very input that starts the entity again, as JSON."""
+from workflows.step_messages import AppliedChunk, SealedCycle, SealInput, VerifyChunksInput
 
 
 class Verification:
@@ -88,38 +78,6 @@ class Verification:
             self._update_map(stores, ref, disk.key, disk.capacity_bytes, accounts.get(disk.key, []))
         return SealedCycle(self._take_point(stores, request, beats.beat))
 
-    @activity.defn
-    @translated
-    def settle_cycle(self, request: SettleInput) -> None:
-        """Write the commit record; then delete what it makes superfluous: all cycles' objects and older recovery points.
-
-        With `record_only`, nothing is deleted.
-        """
-        beats = Heartbeats("settling the commit")
-        ref = request.replication.ref
-        stores = self._targets[ref.target].stores
-        record = COMMIT_RECORD_ADAPTER.dump_json(ReplicateVmInput(request.replication, request.state))
-        stores.gateway.put(f"{gateway_container(ref)}/{COMMIT_RECORD}", record)
-        if request.record_only:
-            return
-        stores.log.delete_prefix(log_container(ref), CYCLES_PREFIX)
-        stores.gateway.delete_prefix(gateway_container(ref), CYCLES_PREFIX)
-        if request.state.point is None:
-            return
-        self._forget_removed_disks(stores, request.replication)
-        for disk_key, kept in request.state.point.snapshots:
-            for snapshot in stores.seeds.list_snapshots(seed_container(ref), seed_name(disk_key)):
-                if snapshot < kept:
-                    beats.beat()
-                    stores.seeds.delete_snapshot(seed_container(ref), seed_name(disk_key), snapshot)
-
-    @activity.defn
-    @translated
-    def discard_logs(self, request: OnReplication) -> None:
-        """Delete the log of a cycle that failed; its plan stays until the next commit, since the next plan needs it."""
-        ref = request.replication.ref
-        self._targets[ref.target].stores.log.delete_prefix(log_container(ref), CYCLES_PREFIX)
-
     def _check_chunk(self, stores: Stores, chunk: AppliedChunk) -> TargetAccount:
         """Return the target's account of a chunk whose applied objects are, by digest, those of the manifest."""
         manifest = decode_manifest(stores.gateway.get(chunk.manifest.key))
@@ -148,16 +106,6 @@ class Verification:
             for number in updates.chunk_numbers():
                 chunk = read_chunk(stores, ref, disk_key, number, capacity_bytes)
                 stores.gateway.put(chunk_key(ref, disk_key, number), encode_chunk(merge(chunk, updates)))
-
-    def _forget_removed_disks(self, stores: Stores, replication: Replication) -> None:
-        """Delete seed and checksum map of each disk that the replication has no more: no recovery point needs them now."""
-        ref = replication.ref
-        replicated = {seed_name(disk.key): disk for disk in replication.disks}
-        for name in stores.seeds.list_seeds(seed_container(ref)):
-            key = disk_of_seed(name)
-            if name not in replicated and key is not None:
-                stores.seeds.delete_seed(seed_container(ref), name)
-                stores.gateway.delete_prefix(gateway_container(ref), checksum_map_prefix(key))
 
     def _take_point(self, stores: Stores, request: SealInput, beat: Beat) -> RecoveryPoint:
         ref = request.replication.ref

@@ -26,7 +26,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait
 from console.live_progress import LiveProgress, read_progress
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.states import Operation
+from deltaferry.planning.dr_states import AnyOperation
 from workers.settings import Settings, TemporalSettings
 from workflows import names
 from workflows.operator_input import AdoptInput, EnableInput
@@ -175,20 +175,20 @@ def _run_was_ending(error: BaseException) -> bool:
     return isinstance(error, RPCError) and error.status is RPCStatusCode.FAILED_PRECONDITION
 
 
-_BETWEEN_TWO_RUNS = AsyncRetrying(
+BETWEEN_TWO_RUNS = AsyncRetrying(
     retry=retry_if_exception(_run_was_ending), wait=wait_fixed(0.5), stop=stop_after_attempt(10), reraise=True
 )
 """The server refuses an update that meets a run just as it continues as new: the next run takes it."""
 
 
-async def send(handle: Handle, operation: Operation, argument: object | None = None) -> str:
+async def send(handle: Handle, operation: AnyOperation, argument: object | None = None) -> str:
     """Send an operation and return the sentence that says what happens now.
 
     Raises WorkflowUpdateFailedError where the replication's state refuses it.
     """
     arguments = [] if argument is None else [argument]
     try:
-        async for attempt in _BETWEEN_TWO_RUNS:
+        async for attempt in BETWEEN_TWO_RUNS:
             with attempt:
                 sentence: str = await handle.execute_update(
                     operation.value, args=arguments, result_type=str, rpc_timeout=_ACCEPT_WITHIN

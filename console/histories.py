@@ -10,7 +10,7 @@ from google.protobuf.json_format import ParseError
 from pydantic import ValidationError
 from temporalio.client import Client, WorkflowHistory
 
-from activities.verification import COMMIT_RECORD_ADAPTER
+from activities.settling import COMMIT_RECORD_ADAPTER
 from console import client as replicating
 from console.late import late
 from console.outcomes import CommandError, ExitCode

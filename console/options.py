@@ -24,6 +24,16 @@ def _duration(text: str) -> timedelta:
     return duration
 
 
+def read_duration(value: object) -> timedelta:
+    """Return a duration that people wrote. Raises CommandError USAGE."""
+    duration = parse_duration(str(value))
+    if duration is None:
+        raise CommandError(
+            ExitCode.USAGE, f"{value!r} is not a duration: write for example 10m, 1h30m or PT10M.", kind=ErrorKind.BAD_INPUT
+        )
+    return duration
+
+
 VmArgument = Annotated[
     str, typer.Argument(metavar="VM", help="The VM's name or instance UUID, or the replication's workflow id.")
 ]

@@ -14,6 +14,7 @@ from console.live_progress import LiveProgress, LiveStep
 from console.output import local_time
 from deltaferry.model.states import ReplicationState
 from deltaferry.planning.phrases import count_text, duration_text, size_text
+from workflows.recovery_presenting import recovery_facts
 from workflows.replication_state import CycleRecord, MigrationResult, ResyncRecord, ScrubRecord
 from workflows.views import DiskView, StatusView
 
@@ -95,6 +96,7 @@ def _facts(shown: Snapshot) -> RenderableType:
         ),
         ("Predicted downtime", predicted),
         *_integrity(view),
+        *recovery_facts(view),
         ("Job", view.job_id or "–"),  # noqa: RUF001 - the sign for nothing
         ("You can send", ", ".join(view.allowed) or "nothing at present"),
     ]

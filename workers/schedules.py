@@ -2,7 +2,8 @@
 
 Setting up is idempotent, and any number of control workers may do it at once: the last one writes what the others wrote.
 Of a schedule that exists, interval and action are brought up to the settings; whether people paused it, and their note, are
-kept. A schedule of that id which Deltaferry has not made is left alone, whatever it does.
+kept. A schedule of that id which Deltaferry has not made is left alone, whatever it does. One that this installation has made
+for a site that the settings do not name any more is deleted.
 """
 
 import logging
@@ -38,6 +39,10 @@ _MADE_BY = "deltaferry-installation"
 _JITTER_SHARE = 20
 _LONGEST_JITTER = timedelta(minutes=1)
 """Starts are spread by a twentieth of the interval, at most so much: many sites do not all start at the full hour."""
+
+
+_OF_SITES = (names.inventory_id(""), names.audit_id(""))
+"""How the ids of sites' schedules begin."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +85,21 @@ async def set_up_schedules(client: Client, installation: str, schedules: Iterabl
             await set_up_schedule(client, installation, schedule)
         except RPCError as error:
             _LOG.warning("a schedule cannot be set up", extra={"schedule": schedule.id, "status": error.status.name})
+
+
+async def remove_others(client: Client, installation: str, wanted: Iterable[SiteSchedule]) -> None:
+    """Delete what this installation has made and is not wanted any more: of sites that were taken out of the settings.
+
+    What the server refuses is logged: work goes on without.
+    """
+    kept = {schedule.id for schedule in wanted}
+    try:
+        found = [schedule.id async for schedule in await client.list_schedules()]
+        for schedule_id in found:
+            if schedule_id not in kept and schedule_id.startswith(_OF_SITES):
+                await _remove(client, installation, schedule_id)
+    except RPCError as error:
+        _LOG.warning("schedules of removed sites cannot be deleted", extra={"status": error.status.name})
 
 
 async def set_up_schedule(client: Client, installation: str, wanted: SiteSchedule) -> None:

@@ -28,12 +28,20 @@ from activities.audit_repairs import AuditSourceRepairs, AuditTargetRepairs
 from activities.blackouts import Blackouts
 from activities.cleanup import SourceCleanup, TargetCleanup
 from activities.disk_changes import DiskChanges
+from activities.failback_reading import FailbackReading
+from activities.failback_site import FailbackSite
+from activities.failback_target import FailbackTarget
+from activities.failback_verification import FailbackVerification
+from activities.failback_writing import FailbackWriting
 from activities.holders import Holders, TemporalHolders
 from activities.inventory import Inventory
 from activities.off_hours import OffHours
+from activities.plan_steps import PlanRunbooks, PlanScripts, PlanTargets, PlanWebhooks
+from activities.policies import Policies
 from activities.prerequisites import SourceChecks, TargetChecks
 from activities.recovery_points import RecoveryPointSteps
 from activities.resync import ResyncSource, ResyncTarget
+from activities.settling import Settling
 from activities.site import SiteActivities
 from activities.site_workflows import SiteWorkflows
 from activities.snapshots import Snapshots
@@ -45,9 +53,9 @@ from activities.verification import Verification
 from deltaferry.blocks.throttle import Budget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from workers.appliance_settings import ArbiterSettings, throttled
-from workers.schedules import set_up_schedules, site_schedules
+from workers.schedules import remove_others, set_up_schedules, site_schedules
 from workers.settings import Settings
-from workers.wiring import build_points, build_site, build_target, site_profile
+from workers.wiring import build_runbooks, build_site, build_target, site_profile
 from workflows import names
 from workflows.plugin import plugin
 from workflows.register import WORKFLOWS
@@ -58,6 +66,7 @@ _VSPHERE_THREADS = 24
 _DISKS_PER_APPLIANCE = 52
 """The physical backstop of an appliance (spec §3); the arbiter grants less."""
 _TARGET_THREADS = 24
+_PLAN_THREADS = 8
 _GRACE = timedelta(seconds=20)
 _BEAT_AT_MOST_EVERY = timedelta(seconds=5)
 
@@ -90,8 +99,20 @@ def control_queues(settings: Settings, client: Client) -> list[Serving]:
         Blackouts().list_blackouts,
         of_site.list_holders,
         of_site.live_appliances,
+        Policies(client).find_policy,
+        PlanTargets({name: target.subscription for name, target in settings.targets.items()}).target_of_runbook,
+        PlanWebhooks(str(settings.webhooks.ca_file) if settings.webhooks.ca_file else None).call_webhook,
     ]
     return [Serving(names.CONTROL_QUEUE, light, 8, WORKFLOWS)]
+
+
+def plan_queues(settings: Settings) -> list[Serving]:
+    """Return what any worker serves whose settings name it as one that runs recovery plans' scripts."""
+    named = settings.plan_worker
+    if named is None:
+        return []
+    scripts = PlanScripts(named.name, [str(script) for script in named.scripts])
+    return [Serving(names.plan_queue(named.name), [scripts.run_script], _PLAN_THREADS)]
 
 
 def source_queues(
@@ -111,10 +132,17 @@ def source_queues(
         sites[name], close = build_site(settings, name, budgets[name])
         closers.append(close)
     resync = ResyncSource(sites)
-    reading: list[Callable[..., Any]] = [Transfer(sites).transfer, resync.compare_source]
+    writing = FailbackWriting(sites)
+    reading: list[Callable[..., Any]] = [
+        Transfer(sites).transfer,
+        resync.compare_source,
+        writing.compare_site,
+        writing.write_back,
+    ]
     if only_transfer is not None:
         return [Serving(names.transfer_queue(only_transfer), reading, _DISKS_PER_APPLIANCE)]
     checks, snapshots, power, cleanup = SourceChecks(sites), Snapshots(sites), SourcePower(sites), SourceCleanup(sites)
+    failback = FailbackSite(sites)
     steps: list[Callable[..., Any]] = [
         checks.check_source,
         snapshots.prepare_source,
@@ -133,6 +161,9 @@ def source_queues(
         power.guard_source,
         power.unguard_source,
         cleanup.clean_source,
+        failback.prepare_failback,
+        failback.find_losses,
+        failback.release_failback,
     ]
     queues = [Serving(names.vsphere_queue(name), steps, _VSPHERE_THREADS) for name in sites]
     appliances = dict.fromkeys(site.appliance for site in settings.sites.values())
@@ -155,15 +186,17 @@ def _site_of(settings: Settings, appliance: str) -> str:
 def target_queues(settings: Settings, client: Client, holders: Holders) -> list[Serving]:
     """Return what a target worker serves: what is done beside the stores, and Azure Resource Manager."""
     targets = {name: build_target(settings, name) for name in settings.targets}
-    apply, verification, cleanup, archive = (
+    apply, verification, settling, cleanup, archive = (
         Apply(targets),
         Verification(targets),
+        Settling(targets),
         TargetCleanup(targets),
         Archive(targets, client),
     )
     checks, vm, resync = TargetChecks(targets), TargetVmActivities(targets), ResyncTarget(targets)
-    points = RecoveryPointSteps(targets, {name: build_points(target) for name, target in settings.targets.items()})
+    points = RecoveryPointSteps(targets)
     audit = AuditTarget(targets, holders, {name: site.audit_grace for name, site in settings.sites.items()})
+    back, reading_back, checks_back = FailbackTarget(targets), FailbackReading(targets), FailbackVerification(targets)
     beside_stores: list[Callable[..., Any]] = [
         apply.prepare_target,
         apply.apply,
@@ -171,9 +204,8 @@ def target_queues(settings: Settings, client: Client, holders: Holders) -> list[
         resync.plan_resync,
         verification.verify_chunks,
         verification.seal_cycle,
-        verification.settle_cycle,
-        verification.discard_logs,
-        points.record_point,
+        settling.settle_cycle,
+        settling.discard_logs,
         points.list_points,
         points.prune_points,
         points.pin_point,
@@ -181,17 +213,30 @@ def target_queues(settings: Settings, client: Client, holders: Holders) -> list[
         cleanup.clean_target,
         archive.archive_history,
         archive.read_commit_records,
+        reading_back.hash_snapshots,
+        reading_back.plan_changes,
+        reading_back.send_back,
+        checks_back.verify_back,
+        checks_back.forget_site,
+        checks_back.discard_back,
         audit.judge_site,
         AuditTargetRepairs(targets, holders).repair_target,
     ]
     resource_manager: list[Callable[..., Any]] = [
         checks.check_target,
         vm.import_disks,
+        vm.import_copies,
         vm.create_target_vm,
         vm.delete_target,
         points.copy_point,
         points.delete_copies,
+        back.survey_failed_over,
+        back.snapshot_target,
+        back.drop_snapshots,
+        back.stop_target,
+        back.start_target,
         audit.survey_target,
+        PlanRunbooks(build_runbooks(settings)).run_runbook,
     ]
     queues = []
     for name in targets:
@@ -242,6 +287,7 @@ async def serve(
             queues = source_queues(settings, closers, holders, budgets, appliance)
         case Role.TARGET:
             queues = target_queues(settings, client, holders)
+    queues += plan_queues(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -255,6 +301,7 @@ async def serve(
                 _LOG.info("serving", extra={"queue": serving.queue, "role": role.value})
             if role is Role.CONTROL:
                 await set_up_schedules(client, settings.installation.id, site_schedules(settings))
+                await remove_others(client, settings.installation.id, site_schedules(settings))
             ready()
             await stop.wait()
             _LOG.info("stopping", extra={"role": role.value})

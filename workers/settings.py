@@ -51,8 +51,8 @@ from workers.settings_types import (
 
 __all__ = [
     "AccountSettings", "ClientSecretCredential", "Credential", "DefaultCredential", "Installation", "KeyVaultKeys", "LimitSettings",
-    "LocalFileKeys", "LogFormat", "LogLevel", "LogSettings", "MetricsSettings", "NbdSettings", "Reader", "ScaleOutSettings", "Settings", "SiteSettings",
-    "TargetSettings", "TemporalSettings", "TokenCredential", "TransferSettings", "VddkSettings", "load_settings", "parse_settings",
+    "LocalFileKeys", "LogFormat", "LogLevel", "LogSettings", "MetricsSettings", "NbdSettings", "PlanWorkerSettings", "Reader", "ScaleOutSettings", "Settings", "SiteSettings",
+    "TargetSettings", "TemporalSettings", "TokenCredential", "TransferSettings", "VddkSettings", "WebhookSettings", "load_settings", "parse_settings",
 ]  # fmt: skip
 
 _LONGEST_CHUNK = timedelta(minutes=15)
@@ -288,6 +288,28 @@ class LogSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanWorkerSettings:
+    """The scripts of recovery plans that may run on the machine of this file's workers."""
+
+    __pydantic_config__ = STRICT
+
+    name: Name
+    """What plans call it: the worker serves the queue `plan-<name>`."""
+    scripts: tuple[AbsolutePath, ...]
+    """All that may be run, by absolute path."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookSettings:
+    """How recovery plans call webhooks."""
+
+    __pydantic_config__ = STRICT
+
+    ca_file: AbsolutePath | None = None
+    """PEM file of the authorities to trust; the machine's own trust store where left out."""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole file."""
 
@@ -300,6 +322,8 @@ class Settings:
     transfer: TransferSettings = field(default_factory=TransferSettings)
     metrics: MetricsSettings = field(default_factory=MetricsSettings)
     logs: LogSettings = field(default_factory=LogSettings)
+    plan_worker: PlanWorkerSettings | None = None
+    webhooks: WebhookSettings = field(default_factory=WebhookSettings)
 
     def __post_init__(self) -> None:
         """Check what concerns several tables."""

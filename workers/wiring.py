@@ -11,6 +11,7 @@ from azure.identity import DefaultAzureCredential
 from activities.adapters import Site, Stores, Target, TargetDefaults
 from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.arm import ArmClients, ArmSettings
+from deltaferry.azure.automation import AutomationRunbooks
 from deltaferry.azure.credentials import AccountKey, ServicePrincipal, StaticToken
 from deltaferry.azure.keys import LocalKeyFile, VaultKey
 from deltaferry.azure.object_store import BlobObjectStore
@@ -21,8 +22,8 @@ from deltaferry.blocks.plane import ProcessDataPlane
 from deltaferry.blocks.throttle import Budget
 from deltaferry.model.replication import Store
 from deltaferry.model.units import MIB
-from deltaferry.ports.data_plane import DataPlane
-from deltaferry.ports.hypervisor import DiskExports
+from deltaferry.ports.automation import Runbooks
+from deltaferry.ports.failback import TwoWayExports, TwoWayPlane
 from deltaferry.ports.stores import KeyWrapper
 from deltaferry.vsphere.client import VSphere
 from deltaferry.vsphere.exports import PlainNbdExports, VddkExports
@@ -68,7 +69,7 @@ def site_profile(settings: Settings, name: str) -> SiteProfile:
     )
 
 
-def data_plane(settings: Settings, budget: Budget | None = None) -> DataPlane:
+def data_plane(settings: Settings, budget: Budget | None = None) -> TwoWayPlane:
     """Return the data plane of a worker process; what it sends to the log store stays within the `budget`, if there is one."""
     transfer = settings.transfer
     return ProcessDataPlane(
@@ -101,20 +102,31 @@ def build_site(settings: Settings, name: str, budget: Budget | None = None) -> t
 def build_target(settings: Settings, name: str) -> Target:
     """Return a target's side."""
     target = settings.targets[name]
-    arm = ArmSettings(
+    return Target(
+        name=name,
+        stores=build_stores(target),
+        cloud=AzureTarget(ArmClients(_arm(target)), target.seed.resource_id or ""),
+        plane=data_plane(settings),
+        points=build_points(target),
+        defaults=TargetDefaults(target.resource_group, target.network, target.subnet, target.vm_size, target.disk_sku),
+        chunk_max=settings.transfer.chunk_max,
+        chunk_max_bytes=settings.transfer.chunk_max_bytes,
+    )
+
+
+def build_runbooks(settings: Settings) -> dict[str, Runbooks]:
+    """Return what runs Automation runbooks, by subscription; of targets of one subscription the first by name counts."""
+    targets = sorted(settings.targets.items(), reverse=True)
+    return {target.subscription: AutomationRunbooks(ArmClients(_arm(target))) for _, target in targets}
+
+
+def _arm(target: TargetSettings) -> ArmSettings:
+    return ArmSettings(
         subscription_id=target.subscription,
         location=target.location,
         credential=_credential(target),
         endpoint=target.arm_endpoint,
         ca_file=_text(target.ca_file),
-    )
-    return Target(
-        name=name,
-        stores=build_stores(target),
-        cloud=AzureTarget(ArmClients(arm), target.seed.resource_id or ""),
-        plane=data_plane(settings),
-        defaults=TargetDefaults(target.resource_group, target.network, target.subnet, target.vm_size, target.disk_sku),
-        chunk_max=settings.transfer.chunk_max,
     )
 
 
@@ -146,7 +158,7 @@ def _endpoint(site: SiteSettings) -> Endpoint:
     )
 
 
-def _exports(site: SiteSettings, endpoint: Endpoint) -> DiskExports:
+def _exports(site: SiteSettings, endpoint: Endpoint) -> TwoWayExports:
     if site.reader is Reader.NBD and site.nbd is not None:
         return PlainNbdExports({host: (address.host, address.port) for host, address in site.nbd.hosts.items()})
     assert site.vddk is not None, "SiteSettings refuses nbdkit-vddk without its table"

@@ -17,7 +17,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.refusals import EXAMPLES
     from workflows.replication_state import EntityState, FailureView, ReplicateVmInput
     from workflows.site_messages import SiteInput, SiteProfile
-    from workflows.step_messages import AdoptResult
+    from workflows.step_messages import AdoptResult, CommitRecords, CommitRecordsInput
     from workflows.steps import failure_of, health_error, perform, refusal
 
 
@@ -27,7 +27,7 @@ class AdoptReplications:
 
     @workflow.run
     async def run(self, request: AdoptInput | None = None) -> AdoptResult:
-        """Adopt a site's replications, or one VM's."""
+        """Adopt a site's replications, or one VM's, page by page of their commit records."""
         if request is None:
             raise refusal(ErrorKind.BAD_INPUT, f"AdoptReplications needs an input. Write for example {EXAMPLES['AdoptInput']}")
         try:
@@ -38,23 +38,32 @@ class AdoptReplications:
                 limits=ASK,
                 summary=f"site {request.site}",
             )
-            found = await perform(
-                Archive.read_commit_records,
-                profile,
-                queue=names.apply_queue(profile.target),
-                limits=ASK,
-                summary="read the commit records",
-            )
+            found = await self._page(profile, request.vm, "")
+            await ensure_arbiter(_newest(profile, found))
+            result = await self._adopted(AdoptResult((), ()), found)
+            while found.ended_with:
+                found = await self._page(profile, request.vm, found.ended_with)
+                result = await self._adopted(result, found)
+            return result
         except FailureError as error:
             failure = failure_of(error)
             raise refusal(failure.kind, failure.detail) from error
-        await ensure_arbiter(_newest(profile, [record.state for record in found.records]))
-        adopted: list[str] = []
-        skipped = [(name, "its commit record cannot be used") for name in found.unreadable]
+
+    async def _page(self, profile: SiteProfile, vm: str | None, after: str) -> CommitRecords:
+        return await perform(
+            Archive.read_commit_records,
+            CommitRecordsInput(profile, after, vm),
+            queue=names.apply_queue(profile.target),
+            limits=ASK,
+            summary=f"read the commit records{' behind ' + after if after else ''}",
+        )
+
+    async def _adopted(self, so_far: AdoptResult, found: CommitRecords) -> AdoptResult:
+        """Start what a page has and does not run."""
+        adopted = list(so_far.adopted)
+        skipped = [*so_far.skipped, *((name, "its commit record cannot be used") for name in found.unreadable)]
         for record in found.records:
             ref = record.replication.ref
-            if request.vm not in (None, record.replication.vm_name, ref.instance_uuid):
-                continue
             workflow_id = names.replication_id(ref.site, ref.instance_uuid)
             try:
                 await workflow.start_child_workflow(
@@ -81,10 +90,9 @@ class AdoptReplications:
         )
 
 
-def _newest(configured: SiteProfile, states: list[EntityState]) -> SiteProfile:
+def _newest(configured: SiteProfile, first_page: CommitRecords) -> SiteProfile:
     """Return the site's settings as operators last changed them, as far as any replication has heard of it."""
-    known = [state.profile for state in states if state.profile is not None]
-    newest = max(known, key=lambda profile: profile.revision, default=configured)
-    if newest.revision <= configured.revision:
+    newest = first_page.settings
+    if newest is None or newest.revision <= configured.revision:
         return configured
     return dataclasses.replace(newest, appliance=configured.appliance)

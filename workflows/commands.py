@@ -15,7 +15,9 @@ from temporalio import workflow
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import Operation
-from deltaferry.planning.transitions import Situation, Verdict, judge
+from deltaferry.planning.dr_operations import judge
+from deltaferry.planning.dr_states import AnyOperation, DrSituation
+from deltaferry.planning.transitions import Verdict
 from workflows.operator_input import EndOptions, MigrateOptions, Reason, RepairOptions, TargetProperties, VerifyOptions
 from workflows.refusals import bad_input_sentence
 from workflows.replication_state import Refusal
@@ -41,43 +43,44 @@ class ReplicationCommands:
     """The handlers; what a workflow does with an accepted command is its own."""
 
     @abstractmethod
-    def situation(self) -> Situation:
+    def situation(self) -> DrSituation:
         """Return what the table of allowed operations needs to know."""
 
     @abstractmethod
-    def accept(self, operation: Operation, argument: Any) -> None:
+    def accept(self, operation: AnyOperation, argument: Any) -> None:
         """Note an accepted command for the run method."""
 
     @abstractmethod
     def refused(self, refused: Refusal) -> None:
         """Note a refused signal for status and details."""
 
-    def _judge(self, operation: Operation, argument: Any) -> Verdict:
+    def judge(self, operation: AnyOperation, argument: Any) -> Verdict:
+        """Return whether an operation is accepted now, with the sentence."""
         situation = self.situation()
         if isinstance(argument, MigrateOptions) and argument.override_blackout:
             situation = dataclasses.replace(situation, closed_until=None)
         return judge(operation, situation)
 
-    def _check(self, operation: Operation, argument: Any = None) -> None:
-        verdict = self._judge(operation, argument)
+    def _check(self, operation: AnyOperation, argument: Any = None) -> None:
+        verdict = self.judge(operation, argument)
         if not verdict.accepted:
             raise refusal(ErrorKind.OPERATION_REFUSED, verdict.sentence)
 
-    def _carry_out(self, operation: Operation, argument: Any) -> str:
-        verdict = self._judge(operation, argument)
+    def _carry_out(self, operation: AnyOperation, argument: Any) -> str:
+        verdict = self.judge(operation, argument)
         if not verdict.accepted:
             raise refusal(ErrorKind.OPERATION_REFUSED, verdict.sentence)
         self.accept(operation, argument)
         return verdict.sentence
 
-    def _signalled(self, operation: Operation, raw: Any, kind: type[T]) -> None:
+    def _signalled(self, operation: AnyOperation, raw: Any, kind: type[T]) -> None:
         now: datetime = workflow.now()
         try:
-            argument = kind() if raw is None else TypeAdapter(kind).validate_python(raw)
+            argument = TypeAdapter(kind).validate_python({} if raw is None else raw)
         except ValidationError as error:
             self.refused(Refusal(operation.value, bad_input_sentence(operation.value, kind, error), now))
             return
-        verdict = self._judge(operation, argument)
+        verdict = self.judge(operation, argument)
         if verdict.accepted:
             self.accept(operation, argument)
         else:

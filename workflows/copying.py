@@ -97,7 +97,9 @@ class CopyJob(ReportingJob):
         self._bases = {base.disk_key: base for base in start.bases}
         self._dirty = start.dirty
         self._summaries = {summary.disk_key: summary for summary in start.summaries}
-        self._slots = SlotHolder(start.entity_id, self._queue_changed, lambda: look_for_room(self._replication))
+        self._slots = SlotHolder(
+            start.entity_id, self._queue_changed, lambda: look_for_room(self._replication), self._tell_entity
+        )
         self._whatever_window = start.whatever_window
         self._expected_growth = start.expected_growth
         self._short: HealthError | None = None
@@ -331,7 +333,8 @@ class CopyJob(ReportingJob):
     async def _tell_entity(self) -> None:
         """Give the entity what it needs to go on without this workflow."""
         progress = self._progress()
-        progress = dataclasses.replace(progress, error=self._short, activity=self._waits_for_room or progress.activity)
+        activity = self._waits_for_room or self._slots.gave_way_because() or progress.activity
+        progress = dataclasses.replace(progress, error=self._short, activity=activity)
         waiting = self._slots.waits_because(self._profile, workflow.now())
         workflow.set_current_details(waiting if progress.queued else progress.activity)
         try:

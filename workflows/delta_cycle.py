@@ -15,10 +15,12 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from activities.apply import Apply
+from activities.settling import Settling
 from activities.snapshots import Snapshots
 from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
+from deltaferry.model.recovery_points import record_of
 from deltaferry.model.replication import CycleKind, DiskBase
 from workflows import names
 from workflows.growth import growth_of_cycle
@@ -103,7 +105,7 @@ async def run_cycle(
         release = asyncio.create_task(_release(replication, run))
         await _apply(replication, state, run, note)
         sealed = await _seal(replication, state, run, note)
-        record = _commit(state, run, sealed)
+        record = _commit(replication, state, run, sealed)
         committed(record)
         failure = await _settle_committed(replication, state)
     except (FailureError, asyncio.CancelledError) as error:
@@ -112,8 +114,9 @@ async def run_cycle(
             raise
         failure = failure_of(error)
         record = _record(run, committed=False, failure=f"{failure.kind.value}: {failure.detail}")
+    not_removed: FailureView | None = None
     try:
-        await (asyncio.shield(release) if release is not None else _release(replication, run))
+        not_removed = await _why_not_removed(replication, run, release)
         if failure is not None:
             await _discard_logs(replication)
     except (FailureError, asyncio.CancelledError) as error:
@@ -121,7 +124,9 @@ async def run_cycle(
             await _let_go(replication, slots, profile, run, release)
             raise
         failure = failure or failure_of(error)
-    await slots.release(profile, failure.short_of_space if failure is not None else ())
+    failure = failure or not_removed
+    short_of_space = failure.short_of_space if failure is not None else ()
+    await slots.release(profile, short_of_space, snapshot_left=not_removed is not None)
     return record, failure
 
 
@@ -144,11 +149,24 @@ async def _let_go(
     replication: Replication, slots: SlotHolder, profile: SiteProfile, run: CycleRun, release: "asyncio.Task[None] | None"
 ) -> None:
     """After a cancellation: leave no snapshot and no slots behind."""
+    left = False
     try:
         await (release if release is not None else _release(replication, run))
     except FailureError as error:
+        left = True
         workflow.logger.warning("the snapshot was not removed: %s", failure_of(error).kind.value)
-    await slots.release(profile)
+    await slots.release(profile, snapshot_left=left)
+
+
+async def _why_not_removed(replication: Replication, run: CycleRun, release: "asyncio.Task[None] | None") -> FailureView | None:
+    """Wait until the snapshot is removed; return what failed, if it is not. A cancellation is raised."""
+    try:
+        await (asyncio.shield(release) if release is not None else _release(replication, run))
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            raise
+        return failure_of(error)
+    return None
 
 
 async def _release(replication: Replication, run: CycleRun) -> None:
@@ -369,7 +387,7 @@ async def _seal(replication: Replication, state: EntityState, run: CycleRun, not
     return await seal(replication, request, state)
 
 
-def _commit(state: EntityState, run: CycleRun, sealed: SealedCycle) -> CycleRecord:
+def _commit(replication: Replication, state: EntityState, run: CycleRun, sealed: SealedCycle) -> CycleRecord:
     """Write the entity's state, once, for all disks: only now are the new change ids the base of the next cycle.
 
     The ids of a pass without a snapshot never become one: the next cycle covers its range again.
@@ -379,7 +397,7 @@ def _commit(state: EntityState, run: CycleRun, sealed: SealedCycle) -> CycleReco
     if not run.begun.without_snapshot:
         capacities = {base.disk_key: base.copied_up_to_bytes for base in state.bases}
         state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in run.begun.disks)
-    state.point = sealed.point
+    state.point = record_of(sealed.point, replication.disks, workflow.now(), changed_bytes=dict(record.changed_by_disk))
     state.dirty = ()
     state.cycles_committed += 1
     state.samples_taken += run.kind is CycleKind.DELTA
@@ -422,22 +440,23 @@ async def _settle_committed(replication: Replication, state: EntityState) -> Fai
 
 
 async def settle(replication: Replication, state: EntityState) -> None:
-    """Write the commit record and delete what the commit made superfluous.
+    """Write the recovery point and the commit record, and delete what the commit made superfluous.
 
     Nothing is deleted while areas are noted that may have been written since: the next plan needs their plans.
     """
-    await perform(
-        Verification.settle_cycle,
-        SettleInput(replication, state, record_only=bool(state.dirty)),
+    settled = await perform(
+        Settling.settle_cycle,
+        SettleInput(replication, state, record_only=bool(state.dirty), at=workflow.now()),
         queue=names.apply_queue(replication.ref.target),
         limits=SETTLE,
-        summary="write the commit record, delete the log",
+        summary="write the recovery point and the commit record, delete the log and old points",
     )
+    state.points = settled.points or state.points
 
 
 async def _discard_logs(replication: Replication) -> None:
     await perform(
-        Verification.discard_logs,
+        Settling.discard_logs,
         OnReplication(replication),
         queue=names.apply_queue(replication.ref.target),
         limits=SETTLE,

@@ -103,6 +103,7 @@ class EnableReplication:
         )
         replication = Replication(ref, source.vm_name, profile, source.disks, source.generation, source.os_type)
         state = EntityState(target=request.target, placement=source.placement, auto_repair=request.auto_repair)
+        state.policy = request.policy.policy() if request.policy is not None else None
         workflow_id = names.replication_id(profile.site, source.instance_uuid)
         await ensure_arbiter(profile)
         try:

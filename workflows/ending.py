@@ -10,16 +10,17 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
     from activities.cleanup import SourceCleanup, TargetCleanup
-    from activities.verification import Verification
+    from activities.settling import Settling
     from deltaferry.model.errors import ErrorKind
-    from deltaferry.model.states import JobOutcome, MigrationState, Operation, ReplicationState
-    from deltaferry.planning.transitions import Situation
+    from deltaferry.model.states import JobOutcome, ReplicationState
+    from deltaferry.planning.dr_states import AnyOperation, DrSituation
     from workflows import names
     from workflows.commands import ReplicationCommands
-    from workflows.holding_slots import give_back, leave_site
+    from workflows.holding_slots import SlotHolder, leave_site
     from workflows.policies import CLEAN
     from workflows.presenting import details, disk_views, status_view
-    from workflows.replication_state import EndInput, EndResult, Refusal
+    from workflows.replication_state import EndInput, EndResult, Refusal, vm_in_azure
+    from workflows.site_messages import Placement
     from workflows.slot_messages import SlotsGranted
     from workflows.step_messages import CleanSourceInput, OnReplication, SettleInput
     from workflows.steps import failure_of, health_error, perform, refusal, require_carried
@@ -38,15 +39,16 @@ class Ending(ReplicationCommands):
         self._replication = start.replication
         self._state = start.state
         self._options = start.options
+        self._slots = SlotHolder(workflow.info().workflow_id)
         self._retry = False
         self._noted = False
         self._activity = "deleting what is ours"
 
-    def situation(self) -> Situation:
+    def situation(self) -> DrSituation:
         """Return what the table of allowed operations needs to know."""
-        return Situation(self._state.replication_state, self._state.migration_state)
+        return DrSituation(self._state.replication_state, self._state.migration_state)
 
-    def accept(self, operation: Operation, argument: Any) -> None:
+    def accept(self, operation: AnyOperation, argument: Any) -> None:
         """Note that an operator wants it tried again."""
         self._state.replication_state = self.in_progress
         self._retry = True
@@ -57,8 +59,8 @@ class Ending(ReplicationCommands):
 
     @workflow.signal(name=names.SLOTS_GRANTED, description="Sent by the site's arbiter.")
     async def slots_granted(self, grant: SlotsGranted) -> None:
-        """Give back a grant that came too late."""
-        await give_back(grant)
+        """Take a grant, or give back one that came too late."""
+        await self._slots.granted(grant)
 
     @workflow.query(description="What is being deleted, and what failed.")
     def status(self) -> StatusView:
@@ -98,25 +100,26 @@ class Ending(ReplicationCommands):
         self._activity = "ended"
         self._show()
         await workflow.wait_condition(workflow.all_handlers_finished)
-        migrated = self._state.migration_state is MigrationState.MIGRATED
         return EndResult(
             replication_id=self._replication.ref.replication_id,
             vm_name=self._replication.vm_name,
             outcome=JobOutcome.SUCCEEDED,
-            target_vm_id=self._state.migration.target_vm_id if migrated and self._state.migration else None,
+            target_vm_id=vm_in_azure(self._state),
         )
 
     async def _clean(self) -> None:
         await self._note_the_end()
         self._activity = "giving the source VM back as it was"
         turn_off = self._state.cbt_enabled_by_us and not self._options.keep_change_tracking
-        await perform(
-            SourceCleanup.clean_source,
-            CleanSourceInput(self._replication, turn_off),
-            queue=names.vsphere_queue(self._replication.ref.site),
-            limits=CLEAN,
-            summary="remove snapshots, change tracking and claim",
-        )
+        placement = self._state.placement if turn_off else Placement()
+        async with self._slots.momentary_snapshot(self._state.profile or self._replication.profile, placement):
+            await perform(
+                SourceCleanup.clean_source,
+                CleanSourceInput(self._replication, turn_off),
+                queue=names.vsphere_queue(self._replication.ref.site),
+                limits=CLEAN,
+                summary="remove snapshots, change tracking and claim",
+            )
         self._activity = "deleting seed disks, logs, keys and bookkeeping"
         await perform(
             TargetCleanup.clean_target,
@@ -133,7 +136,7 @@ class Ending(ReplicationCommands):
             return
         try:
             await perform(
-                Verification.settle_cycle,
+                Settling.settle_cycle,
                 SettleInput(self._replication, self._state, record_only=True),
                 queue=names.apply_queue(self._replication.ref.target),
                 limits=CLEAN,

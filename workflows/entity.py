@@ -1,5 +1,6 @@
 """What a replication is made of: its state, the commands it takes, what it shows, and its commit record."""
 
+import asyncio
 import dataclasses
 from abc import abstractmethod
 from datetime import datetime
@@ -8,12 +9,12 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
-from activities.verification import Verification
+from activities.settling import Settling
 from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import HealthError, MigrationState, Operation, ReplicationState
-from deltaferry.planning.transitions import Situation
+from deltaferry.planning.dr_states import TESTS_UP, AnyOperation, DrOperation, DrSituation, DrState
+from deltaferry.planning.policy import Schedule
 from workflows import names
-from workflows.commands import ReplicationCommands
 from workflows.delta_cycle import profile_of, settle
 from workflows.held_room import look_for_room
 from workflows.holding_slots import SlotHolder
@@ -21,7 +22,8 @@ from workflows.job_messages import CycleWanted, JobReport
 from workflows.operator_input import EndOptions, MigrateOptions, RepairOptions, TargetProperties, VerifyOptions
 from workflows.policies import ASK
 from workflows.presenting import details, disk_views, status_view
-from workflows.replication_state import CycleRecord, EntityState, Refusal, ReplicateVmInput
+from workflows.recovery_commands import RecoveryCommands
+from workflows.replication_state import CycleRecord, EntityState, Refusal, ReplicateVmInput, shown_state
 from workflows.site_messages import SiteProfile
 from workflows.slot_book import closed_until
 from workflows.slot_messages import SlotsAskedBack, SlotsDelayed, SlotsGranted
@@ -32,7 +34,7 @@ from workflows.views import DiskView, StatusView
 _R, _M = ReplicationState, MigrationState
 
 
-class Entity(ReplicationCommands):
+class Entity(RecoveryCommands):
     """The state of a replication, and everything that reads or shows it; what is done with it is in the classes built on this one."""
 
     def __init__(self, start: ReplicateVmInput | None = None) -> None:
@@ -48,28 +50,43 @@ class Entity(ReplicationCommands):
         self._retry = False
         self._rollback = False
         self._settings_came = False
+        self._starting = False
+        """A test's job is being started, which a run does not end in the middle of."""
+        self._unanswered: set[str] = set()
+        self._cut: asyncio.Task[None] | None = None
         self._continue_after_migration = False
         self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
         self._wanted: list[CycleWanted] = []
         self._shown: tuple[str, str, str, datetime | None] | None = None
 
-    def situation(self) -> Situation:
+    def situation(self) -> DrSituation:
         """Return what the table of allowed operations needs to know."""
         s = self._state
-        return Situation(
+        up = sum(test.state in TESTS_UP for test in s.tests)
+        return DrSituation(
             replication=s.replication_state,
             migration=s.migration_state,
+            has_point=s.point is not None,
+            tests_to_clean_up=up,
+            tests_running=len(s.tests) - up,
             source_shut_down_by_us=s.source_off_by_us,
             source_is_off=s.source_off_by_us,
-            waits_for_retry=s.replication_state is _R.INITIAL_FAILED,
+            waits_for_retry=s.replication_state is _R.INITIAL_FAILED or self._commit_has_failed(),
             closed_until=self.closed_until(),
         )
 
-    def accept(self, operation: Operation, argument: Any) -> None:
+    def accept(self, operation: AnyOperation, argument: Any) -> None:
         """Note an accepted command: the states change at once, so that a second command is judged by them."""
+        self._state.last_refused = None
+        if isinstance(operation, DrOperation):
+            self._accept_recovery(operation, argument)
+        else:
+            self._accept(operation, argument)
+        self._present()
+
+    def _accept(self, operation: Operation, argument: Any) -> None:
         s = self._state
-        s.last_refused = None
         match operation:
             case Operation.PAUSE:
                 s.replication_state = _R.PAUSE_IN_PROGRESS
@@ -99,7 +116,10 @@ class Entity(ReplicationCommands):
                 self._ask_for_resync(argument)
             case Operation.VERIFY:
                 self._ask_for_scrub(argument)
-        self._present()
+
+    @abstractmethod
+    def _accept_recovery(self, operation: DrOperation, argument: Any) -> None:
+        """Note an accepted command of disaster recovery."""
 
     @abstractmethod
     def _ask_for_resync(self, options: RepairOptions) -> None:
@@ -108,6 +128,19 @@ class Entity(ReplicationCommands):
     @abstractmethod
     def _ask_for_scrub(self, options: VerifyOptions) -> None:
         """Take an operator's request to verify the seeds."""
+
+    def _commit_has_failed(self) -> bool:
+        s = self._state
+        return (
+            s.migration_state is DrState.COMMITTED
+            and s.failover is not None
+            and s.failover.committed_at is None
+            and bool(s.health)
+        )
+
+    def schedule(self) -> Schedule:
+        """Return what the site's schedule can do."""
+        return Schedule(self.profile().min_interval, self.profile().max_interval)
 
     def refused(self, refused: Refusal) -> None:
         """Show a signal that was refused."""
@@ -145,6 +178,10 @@ class Entity(ReplicationCommands):
         self._present()
 
     @abstractmethod
+    def _look_at_rpo(self) -> None:
+        """Compare the latest recovery point's age with what the policy allows."""
+
+    @abstractmethod
     def _plan_anew(self) -> None:
         """Set the next cycle's time by the settings of now."""
 
@@ -178,7 +215,7 @@ class Entity(ReplicationCommands):
         """Write the commit record, so that `adopt` knows of this state, though nothing was committed; without much patience."""
         try:
             await perform(
-                Verification.settle_cycle,
+                Settling.settle_cycle,
                 SettleInput(self._replication, self._state, record_only=True),
                 queue=names.apply_queue(self._replication.ref.target),
                 limits=ASK,
@@ -222,7 +259,7 @@ class Entity(ReplicationCommands):
         s = self._state
         workflow.set_current_details(details(self.status(), self.disks(), s.cycles))
         health = s.health[0].kind.value if s.health else "Healthy"
-        shown = (s.replication_state.value, s.migration_state.value, health, s.point.taken_at if s.point else None)
+        shown = (s.replication_state.value, shown_state(s).value, health, s.point.taken_at if s.point else None)
         if shown != self._shown:
             self._shown = shown
             workflow.upsert_search_attributes(

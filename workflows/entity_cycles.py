@@ -12,6 +12,7 @@ from temporalio.exceptions import FailureError
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import HealthError, MigrationState, ReplicationState
+from deltaferry.planning.dr_states import NO_CYCLES, DrState
 from deltaferry.planning.failure import INTEGRITY, Course, after_failure
 from deltaferry.planning.schedule import next_cycle
 from workflows import names
@@ -32,7 +33,7 @@ class EntityCycles(Entity):
     """Runs cycles, scheduled and asked for, and decides when the next one starts."""
 
     def _cycles_run(self) -> bool:
-        return self._state.replication_state in _CYCLES_RUN_IN and self._state.migration_state is not _M.MIGRATED
+        return self._state.replication_state in _CYCLES_RUN_IN and self._state.migration_state not in NO_CYCLES
 
     def _cycle_is_due(self) -> bool:
         due = self._state.next_due
@@ -73,7 +74,7 @@ class EntityCycles(Entity):
             self._ending is not None
             or self._rollback
             or bool(self._wanted)
-            or s.migration_state is _M.MIGRATION_QUEUED
+            or s.migration_state in (_M.MIGRATION_QUEUED, DrState.FAILOVER_IN_PROGRESS)
             or s.replication_state is _R.PAUSE_IN_PROGRESS
         )
 

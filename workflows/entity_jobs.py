@@ -4,13 +4,16 @@ import asyncio
 import dataclasses
 import functools
 from abc import abstractmethod
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_cancelled_exception
 
+from deltaferry.model.recovery_points import record_of
 from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.planning.dr_states import AnyReplicationState
 from deltaferry.planning.failure import WAITS_FOR_ROOM
 from workflows import names
 from workflows.delta_cycle import FENCE_TRIES
@@ -21,7 +24,7 @@ from workflows.steps import cancellation_kept
 
 _R, _M = ReplicationState, MigrationState
 
-_JOB_STATES = {
+_JOB_STATES: Mapping[AnyReplicationState, tuple[ReplicationState, ReplicationState]] = {
     state: pair
     for pair in ((_R.INITIAL_QUEUED, _R.INITIAL_IN_PROGRESS), (_R.REPAIR_QUEUED, _R.RESYNC_IN_PROGRESS))
     for state in pair
@@ -56,8 +59,9 @@ class EntityJobs(EntityCycles):
             s.initial_bases, s.dirty, s.initial = progress.bases, progress.dirty, progress.summaries
         waits = () if progress.error is None else (progress.error,)
         s.health = (*(error for error in s.health if error.kind not in WAITS_FOR_ROOM), *waits)
-        queued, running = _JOB_STATES.get(s.replication_state, (None, None))
-        if queued is not None and running is not None:
+        pair = _JOB_STATES.get(s.replication_state)
+        if pair is not None:
+            queued, running = pair
             s.replication_state = queued if progress.queued else running
             self._percent = progress.percent
             self._activity = "waiting for slots" if progress.queued else progress.activity
@@ -66,14 +70,19 @@ class EntityJobs(EntityCycles):
     @workflow.signal(name=names.JOB_FINISHED, description="Sent by a child when it ends.")
     def job_finished(self, report: JobReport) -> None:
         """Note a child's report."""
-        self._reports[report.job_id] = report
+        if not self._take_test_report(report):
+            self._reports[report.job_id] = report
+
+    @abstractmethod
+    def _take_test_report(self, report: JobReport) -> bool:
+        """Take over how a test or its clean-up ended; return whether it was one."""
 
     def _take_copy(self, result: CopyResult) -> None:
         """Commit what a copying job has sealed: one write of the state, for all disks."""
         s = self._state
         s.fence, s.cycles_minted = max(s.fence, result.fence), max(s.cycles_minted, result.cycle_number)
         s.bases, s.initial_bases, s.dirty = result.bases, (), ()
-        s.point = result.point
+        s.point = record_of(result.point, self._replication.disks, workflow.now())
         s.profile, s.placement = result.profile, result.placement
         s.verified_blocks += sum(summary.verified_blocks for summary in result.summaries)
         self._percent = None
@@ -117,7 +126,7 @@ class EntityJobs(EntityCycles):
         patience = _FIRST_LOOK
         while job_id not in self._reports and not (watch is not None and watch.done()):
             self._present()
-            if to_be_cut and self._ending is not None:
+            if to_be_cut and self._cuts_jobs():
                 to_be_cut = False
                 await _cancel(job_id)
             if self._rollback:  # the source is off: it does not wait for the end of a resync
@@ -146,7 +155,14 @@ class EntityJobs(EntityCycles):
     def _job_needs_us(self, job_id: str, watch: "asyncio.Task[Any] | None", to_be_cut: bool) -> bool:
         gone = watch is not None and watch.done()
         asked = bool(self._wanted) or self._rollback
-        return job_id in self._reports or asked or gone or (to_be_cut and self._ending is not None)
+        return job_id in self._reports or asked or gone or (to_be_cut and self._cuts_jobs())
+
+    def _cuts_jobs(self) -> bool:
+        return self._ending is not None or self._goes_before_everything()
+
+    @abstractmethod
+    def _goes_before_everything(self) -> bool:
+        """Return whether a cycle or a copying job that runs is cut."""
 
     @abstractmethod
     async def _roll_back(self) -> None:

@@ -11,6 +11,7 @@ from activities.off_hours import OffHours
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.states import HealthError, MigrationState, ReplicationState
+from deltaferry.planning.dr_states import NO_CYCLES
 from deltaferry.planning.ladder import Rung, failed_in_itself, first_step, next_step
 from workflows import names
 from workflows.delta_cycle import profile_of
@@ -48,13 +49,13 @@ class EntityRepair(EntityJobs):
 
     def _repair_is_due(self) -> bool:
         repair = self._state.repair
-        if repair is None or self._state.migration_state is _M.MIGRATED:
+        if repair is None or self._state.migration_state in NO_CYCLES:
             return False
         return repair.asked or (repair.starts_at is not None and repair.starts_at <= workflow.now())
 
     def _repair_is_to_be_scheduled(self) -> bool:
         repair = self._state.repair
-        if repair is None or repair.scheduled or repair.asked:
+        if repair is None or repair.scheduled or repair.asked or self._state.migration_state in NO_CYCLES:
             return False
         return repair.ask_again_at is None or repair.ask_again_at <= workflow.now()
 
@@ -168,6 +169,10 @@ class EntityRepair(EntityJobs):
         self._percent = None
         if self._ending is not None:
             return
+        if report.copied is None and self._goes_before_everything():  # it was cut, and is made again after a cancel_failover
+            s.repair = dataclasses.replace(s.repair or repair, under_way=False)
+            self._burn_numbers()
+            return
         if report.copied is not None:
             await self._commit_resync(report.copied)
         else:
@@ -234,6 +239,11 @@ class EntityRepair(EntityJobs):
         await self._settle()
 
     def _lasting_health(self) -> tuple[HealthError, ...]:
+        """Return the health errors that a commit does not mend: a crossed RPO threshold, and resyncs that repeat."""
+        exceeded = tuple(error for error in self._state.health if error.kind is ErrorKind.RPO_EXCEEDED)
+        return (*exceeded, *self._repeated_resyncs())
+
+    def _repeated_resyncs(self) -> tuple[HealthError, ...]:
         """Return a health error where resyncs for one cause repeat: what leads to them wants mending."""
         since = workflow.now() - _REPEATED_WITHIN
         recent = [record for record in self._state.resyncs if record.cause is not None and record.ended_at >= since]

@@ -9,6 +9,7 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 from activities.resync import ResyncTarget
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.planning.dr_states import NO_CYCLES
 from deltaferry.planning.failure import CBT_CANNOT_REPAIR
 from deltaferry.planning.phrases import size_text
 from workflows import names
@@ -30,7 +31,7 @@ class EntityScrub(EntityRepair):
 
     def _scrub_is_due(self) -> bool:
         s = self._state
-        if s.replication_state is not _R.DELTA_SYNC or s.migration_state in (_M.MIGRATED, _M.MIGRATION_QUEUED):
+        if s.replication_state is not _R.DELTA_SYNC or s.migration_state in (_M.MIGRATION_QUEUED, *NO_CYCLES):
             return False
         if s.scrub is not None:
             return True

@@ -2,7 +2,8 @@
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
 from temporalio import workflow
@@ -45,18 +46,23 @@ class SlotHolder:
         replication: str,
         changed: Callable[[], None] = lambda: None,
         look: Callable[[], Awaitable[None]] | None = None,
+        gave_way: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         """Hold slots on behalf of a replication; `changed` is called when the reason for waiting has become another.
 
         `look` is called from time to time while a snapshot is held and transfer slots are waited for; what it raises ends that.
+        `gave_way` is called when that waiting begins, and when it has ended.
         """
         self._replication = replication
         self._wanted: SlotsWanted | None = None
         self._grant: SlotsGranted | None = None
         self._asked_back = False
         self._delayed = ""
+        self._why = ""
+        """Why the transfer gives way, in words."""
         self._changed = changed
         self._look = look
+        self._gave_way = gave_way
 
     async def acquire(
         self,
@@ -70,6 +76,7 @@ class SlotHolder:
     ) -> SiteProfile:
         """Wait for the whole vector of slots; return the site's settings as the grant brought them.
 
+        Without disks it is snapshot slots alone.
         A cancellation while waiting takes the request back, and so does `unless` when it comes to hold: PreemptedError.
         """
         wanted = SlotsWanted(
@@ -77,12 +84,31 @@ class SlotHolder:
             request_id=str(workflow.uuid4()),
             kind=kind,
             appliance=profile.appliance,
-            disks=max(min(disks, profile.disks_per_appliance, profile.disks_per_host), 1),
+            disks=max(min(disks, profile.disks_per_appliance, profile.disks_per_host), 1) if disks else 0,
             placement=placement,
             replication=self._replication,
             whatever_window=whatever_window,
         )
         return await self._wait_for(wanted, profile, unless)
+
+    @asynccontextmanager
+    async def momentary_snapshot(
+        self, profile: SiteProfile, placement: Placement, unless: Callable[[], bool] = _never
+    ) -> AsyncIterator[None]:
+        """Hold snapshot slots, in any window, around a step that takes a snapshot and removes it at once.
+
+        No slots where it is not known on which datastores the VM is. Raises PreemptedError as `acquire` does.
+        """
+        if not placement.datastores:
+            yield
+            return
+        await self.acquire(profile, CycleKind.DELTA, 0, placement, whatever_window=True, unless=unless)
+        try:
+            yield
+        except (FailureError, asyncio.CancelledError):
+            await self.release(profile, snapshot_left=True)
+            raise
+        await self.release(profile)
 
     async def give_way(self, profile: SiteProfile, *, at_once: bool = False) -> SiteProfile:
         """Give the transfer slots back at a chunk's end if the arbiter asked for that, keeping the snapshot; wait for new ones.
@@ -100,6 +126,7 @@ class SlotHolder:
         Returns the settings of now: with the same appliance where the site has no other.
         """
         await self._send(profile, names.APPLIANCE_SILENT, ApplianceSilent(profile.appliance))
+        self._why = f"nobody answers on the appliance {profile.appliance}"
         return await self.give_way(profile, at_once=True)
 
     async def _wait_for(self, wanted: SlotsWanted, profile: SiteProfile, unless: Callable[[], bool] = _never) -> SiteProfile:
@@ -108,6 +135,7 @@ class SlotHolder:
             while self._grant is None:
                 with cancellation_kept():
                     await self._send(profile, names.SLOTS_REQUESTED, wanted)
+                await self._show_giving_way()
                 try:
                     with cancellation_kept():
                         await workflow.wait_condition(
@@ -119,16 +147,28 @@ class SlotHolder:
                     if wanted.turn and self._look is not None:
                         await self._look()
         except (asyncio.CancelledError, PreemptedError):
-            await self.release(profile)
+            if not wanted.turn:  # else there is a snapshot under these slots: whoever removes it releases them
+                await self.release(profile)
             raise
-        self._delayed = ""
+        self._delayed = self._why = ""
+        if wanted.turn and self._gave_way is not None:
+            await self._gave_way()
         return self._grant.profile
 
-    async def release(self, profile: SiteProfile, short_of_space: tuple[str, ...] = ()) -> None:
-        """Give back the lease, or take back the request; no-op when there is neither."""
+    async def _show_giving_way(self) -> None:
+        if self.gave_way_because():
+            self._changed()
+            if self._gave_way is not None:
+                await self._gave_way()
+
+    async def release(self, profile: SiteProfile, short_of_space: tuple[str, ...] = (), *, snapshot_left: bool = False) -> None:
+        """Give back the lease, or take back the request; no-op when there is neither.
+
+        With `snapshot_left` the arbiter counts the snapshot until it is known to be gone.
+        """
         if self._wanted is None:
             return
-        released = SlotsReleased(workflow.info().workflow_id, self._wanted.request_id, short_of_space)
+        released = SlotsReleased(workflow.info().workflow_id, self._wanted.request_id, short_of_space, snapshot_left)
         self._wanted, self._grant, self._asked_back = None, None, False
         await self._send(profile, names.SLOTS_RELEASED, released)
 
@@ -143,6 +183,7 @@ class SlotHolder:
         """Note that the transfer slots are to be given back at the chunk's end."""
         if self._wanted is not None and asked.request_id == self._wanted.request_id:
             self._asked_back = True
+            self._why = asked.why
 
     def delayed(self, delayed: SlotsDelayed) -> None:
         """Note why there are no slots yet."""
@@ -164,10 +205,18 @@ class SlotHolder:
         )
         await self._send(profile, names.SLOTS_ANNOUNCED, announced)
 
+    def gave_way_because(self) -> str:
+        """Return why a transfer that has begun waits for slots to go on, in words; empty if none does."""
+        if self._wanted is None or self._grant is not None or not self._wanted.turn:
+            return ""
+        return "gave way at a chunk's end, keeping its snapshot, and waits for slots" + (f": {self._why}" if self._why else "")
+
     def waits_because(self, profile: SiteProfile, now: datetime) -> str:
         """Return what is waited for, in words."""
         if self._delayed:
             return f"waiting for an appliance: {self._delayed}"
+        if self.gave_way_because():
+            return self.gave_way_because()
         until = closed_until(profile, now)
         if until is not None:
             return f"waiting for the blackout window's end, {until:%Y-%m-%d %H:%M} UTC"

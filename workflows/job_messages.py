@@ -3,11 +3,17 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from deltaferry.model.recovery_points import RecoveryPointRecord
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint
-from deltaferry.model.states import HealthError
+from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.planning.ladder import Rung
+from deltaferry.planning.retention import PointChoice
 from workflows.operator_input import MigrateOptions, TargetProperties
 from workflows.replication_state import CycleRecord, InitialSummary, MigrationResult, Replication
+from workflows.reverse_messages import (
+    FailbackResult,
+    ReverseReport,
+)
 from workflows.site_messages import Placement, SiteProfile
 from workflows.step_messages import BegunCycle
 
@@ -103,6 +109,11 @@ class JobReport:
     copied: "CopyResult | None" = None
     migration: MigrationResult | None = None
     error: HealthError | None = None
+    made: "MadeVm | None" = None
+    """Of a test or a failover from a recovery point."""
+    reverse: ReverseReport | None = None
+    """Of a reprotect."""
+    failback: FailbackResult | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,8 @@ class MigrateInput:
     target: TargetProperties
     source_off_by_us: bool = False
     """True when an earlier attempt shut the source down: it must not be asked for a delta of a running guest again."""
+    tag: str = ""
+    """By which what it makes in Azure is known; its own run id where empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +165,59 @@ class CycleAnswer:
     record: CycleRecord
     seal: int
     error: HealthError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FromPointInput:
+    """What the entity starts `TestMigration` and `FailoverVm` with: a VM is made from a recovery point."""
+
+    entity_id: str
+    replication: Replication
+    number: int
+    """Of the job: names what it makes."""
+    choice: PointChoice
+    target: TargetProperties
+    reason: str
+    isolated_from: TargetProperties | None = None
+    """A test: the properties that a migration would have, in whose network its VM must not be."""
+    shut_down_source: bool = False
+    """Try to shut the source VM down first."""
+    replaces: str = ""
+    """The job whose VM is deleted first: another point was chosen."""
+    keep_pin: bool = False
+    """The point stays pinned behind the job, by it: it can be changed until commit."""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUpInput:
+    """What the entity starts `CleanUpTest` with."""
+
+    entity_id: str
+    replication: Replication
+    number: int
+    """Of the test's own job."""
+    target: TargetProperties
+    disk_keys: tuple[int, ...]
+    test_id: str
+    """Workflow id of the test, in whose name points may be pinned."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeVm:
+    """How the making of a VM from a recovery point went."""
+
+    outcome: JobOutcome
+    vm_id: str | None = None
+    point: RecoveryPointRecord | None = None
+    phases: tuple[tuple[str, float], ...] = ()
+    """Name and seconds of each phase, in order."""
+    information: tuple[str, ...] = ()
+    source_shut_down: bool = False
+    guarded_nics: tuple[int, ...] = ()
+    left_over: bool = False
+    """What it had made before it failed could not all be deleted."""
+
+
+def point_job(number: int) -> str:
+    """Return the tag of what a job with a recovery point makes."""
+    return f"point-{number}"

@@ -62,7 +62,7 @@ class MigrateVm(ReportingJob):
         self._phases: list[tuple[str, float]] = []
         self._shut_down = start.source_off_by_us
         self._shut_down_at: datetime | None = None
-        self._job = workflow.info().first_execution_run_id
+        self._job = start.tag or workflow.info().first_execution_run_id
         self._made_in_azure = False
         self._information: list[str] = []
 

@@ -28,6 +28,11 @@ def azure_queue(target: str) -> str:
     return f"azure-{target}"
 
 
+def plan_queue(worker: str) -> str:
+    """Return the queue of the scripts that recovery plans run on a worker's machine."""
+    return f"plan-{worker}"
+
+
 def replication_id(site: str, instance_uuid: str) -> str:
     """Return the one workflow id of a VM's replication: services compute it from the VM."""
     return f"vm/{site}/{instance_uuid}"
@@ -41,6 +46,36 @@ def initial_id(entity_id: str, number: int) -> str:
 def migration_id(entity_id: str, number: int) -> str:
     """Return the workflow id of a replication's migration."""
     return f"{entity_id}/migrate/{number}"
+
+
+def test_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of a replication's test migration."""
+    return f"{entity_id}/test/{number}"
+
+
+def clean_up_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of the clean-up of a replication's test migration."""
+    return f"{entity_id}/clean-up/{number}"
+
+
+def failover_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of a step of a replication's failover: making the VM, or undoing that."""
+    return f"{entity_id}/failover/{number}"
+
+
+def reprotect_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of what replicates a failed-over VM back to its site."""
+    return f"{entity_id}/reprotect/{number}"
+
+
+def failback_id(entity_id: str, number: int) -> str:
+    """Return the workflow id of a replication's failback."""
+    return f"{entity_id}/failback/{number}"
+
+
+def recovery_plan_id(name: str, number: str) -> str:
+    """Return the workflow id of a run of a recovery plan."""
+    return f"plan/{name}/{number}"
 
 
 def resync_id(entity_id: str, number: int) -> str:
@@ -71,6 +106,15 @@ RESYNC = "Resync"
 MIGRATE_VM = "MigrateVm"
 STOP_REPLICATION = "StopReplication"
 COMPLETE_MIGRATION = "CompleteMigration"
+TEST_MIGRATION = "TestMigration"
+CLEAN_UP_TEST = "CleanUpTest"
+FAILOVER_VM = "FailoverVm"
+REPROTECT_VM = "ReprotectVm"
+FAILBACK_VM = "FailbackVm"
+RECOVERY_PLAN = "RecoveryPlan"
+POLICY_BOOK = "PolicyBook"
+POLICIES_ID = "policies"
+"""The workflow id of the one book of named replication policies."""
 SITE_SLOTS = "SiteSlots"
 SITE_INVENTORY = "SiteInventory"
 SITE_AUDIT = "SiteAudit"
@@ -93,6 +137,12 @@ CYCLE_FINISHED = "cycle_finished"
 JOB_PROGRESSED = "job_progressed"
 JOB_FINISHED = "job_finished"
 ENTITY_ADOPTED = "entity_adopted"
+REVERSE_PROGRESSED = "reverse_progressed"
+FINISH_REVERSE = "finish_reverse"
+REVERSE_NOW = "reverse_now"
+FAILBACK_POLICY_CHANGED = "failback_policy_changed"
+OPERATION_WANTED = "operation_wanted"
+OPERATION_ANSWERED = "operation_answered"
 
 SITE = SearchAttributeKey.for_keyword("Site")
 VM_NAME = SearchAttributeKey.for_keyword("VmName")

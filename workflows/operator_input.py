@@ -6,6 +6,8 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from deltaferry.model.policy import DEFAULT_RETENTION, DEFAULT_REVERSE_INTERVAL, FailbackPolicy, ReplicationPolicy
+
 _STRICT = ConfigDict(extra="forbid")
 _Word = Annotated[str, StringConstraints(min_length=1, strip_whitespace=True)]
 _Count = Annotated[int, Field(ge=0, le=100_000)]
@@ -31,6 +33,29 @@ class TargetProperties:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyOptions:
+    """A replication policy: `{"name": "gold", "rpo_threshold": "PT4H"}` is enough."""
+
+    __pydantic_config__ = _STRICT
+
+    name: _Word
+    rpo_threshold: timedelta
+    """How old the latest recovery point may be before an event says so."""
+    retention: timedelta = DEFAULT_RETENTION
+    """How long recovery points are kept, at most 15 days."""
+    app_consistent_every: timedelta | None = None
+    """How often a cycle's snapshot is quiesced, 1 to 12 hours; never where left out."""
+    failback_interval: timedelta = DEFAULT_REVERSE_INTERVAL
+    failback_rpo_threshold: timedelta | None = None
+    reason: str = ""
+
+    def policy(self) -> ReplicationPolicy:
+        """Return the policy with its failback policy."""
+        failback = FailbackPolicy(self.failback_interval, self.failback_rpo_threshold)
+        return ReplicationPolicy(self.name, self.rpo_threshold, self.retention, self.app_consistent_every, failback)
+
+
+@dataclass(frozen=True, slots=True)
 class EnableInput:
     """Start `EnableReplication` with this: `{"vm": "web-01", "site": "lon1"}` is enough."""
 
@@ -42,6 +67,8 @@ class EnableInput:
     target: TargetProperties = field(default_factory=TargetProperties)
     auto_repair: bool = True
     """A resync that is needed begins by itself in the site's off-hours window; without, it waits for `repair`."""
+    policy: PolicyOptions | None = None
+    """The replication policy; without one only the latest recovery point is kept, and no RPO is watched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +101,72 @@ class MigrateOptions:
     """What `max_downtime` reckons for importing the disks and starting the VM."""
     override_blackout: bool = False
     """Migrate although a blackout window is open; without, the migration is refused with the window's end."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TestOptions:
+    """How to try a VM out: `{"network": "drill"}` is enough. Replication goes on meanwhile."""
+
+    __pydantic_config__ = _STRICT
+
+    network: _Word
+    """An isolated virtual network, which is not the one that the VM will be migrated to."""
+    subnet: _Word | None = None
+    """The target's default where left out."""
+    point: _Word = "latest"
+    """`latest`, `latest-app-consistent`, a cycle's key, or an instant such as `2026-11-22T12:00:00Z`: the latest point until then."""
+    target: TargetProperties | None = None
+    """Overrides single target properties for this test; the VM is called `<name>-test-<number>` unless they name it."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CleanUpOptions:
+    """Which tests to delete, and what was found."""
+
+    __pydantic_config__ = _STRICT
+
+    test: int | None = None
+    """A test's number; all that have ended where left out."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverOptions:
+    """How to fail over from a recovery point, whether the source can be reached or not."""
+
+    __pydantic_config__ = _STRICT
+
+    point: _Word = "latest"
+    """`latest`, `latest-app-consistent`, a cycle's key, or an instant such as `2026-11-22T12:00:00Z`: the latest point until then."""
+    shut_down_source: bool = True
+    """Shut the source VM down first, where it can be reached; what does not succeed soon is not waited for."""
+    target: TargetProperties | None = None
+    """Overrides single target properties for this failover."""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangePointOptions:
+    """Which recovery point to replace the VM in Azure by; what that VM has written is lost."""
+
+    __pydantic_config__ = _STRICT
+
+    point: _Word
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReprotectOptions:
+    """How to replicate a failed-over VM back to its site."""
+
+    __pydantic_config__ = _STRICT
+
+    confirm_losses: bool = False
+    """What the source VM wrote after the point that was failed over to may be overwritten."""
+    power_off_source: bool = False
+    """Power the source VM off where it runs: its disks are written to."""
     reason: str = ""
 
 

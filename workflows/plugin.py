@@ -18,13 +18,14 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 
 from deltaferry.model.errors import ErrorKind
 from workflows.job_messages import InitialInput, MigrateInput
+from workflows.policy_state import PolicyBookState
 from workflows.refusals import EXAMPLES, bad_input_sentence
 from workflows.replication_state import EndInput, ReplicateVmInput
 from workflows.slot_messages import SlotsState
 
 _LOG = logging.getLogger(__name__)
 
-_CARRIED = (ReplicateVmInput, EndInput, InitialInput, MigrateInput, SlotsState)
+_CARRIED = (ReplicateVmInput, EndInput, InitialInput, MigrateInput, PolicyBookState, SlotsState)
 """Inputs that only workflows write."""
 
 
@@ -75,7 +76,11 @@ def _is_carried(hint: Any) -> bool:
 
 
 def _runner(runner: WorkflowRunner | None) -> WorkflowRunner:
-    """Keep the sandbox on; first-party modules and their pure dependencies are passed through once, not loaded for each run."""
+    """Keep the sandbox on; first-party modules and their pure dependencies are passed through once, not loaded for each run.
+
+    Executed anew for each run, the modules of the workflow classes were more than half of what a cached run keeps in memory. All
+    that they import was passed through before. What they may not do is found in the source (tests/unit/test_workflow_code.py).
+    """
     if not isinstance(runner, SandboxedWorkflowRunner):
         return SandboxedWorkflowRunner(restrictions=_restrictions(SandboxRestrictions.default))
     return dataclasses.replace(runner, restrictions=_restrictions(runner.restrictions))
@@ -83,7 +88,16 @@ def _runner(runner: WorkflowRunner | None) -> WorkflowRunner:
 
 def _restrictions(restrictions: SandboxRestrictions) -> SandboxRestrictions:
     return restrictions.with_passthrough_modules(
-        "deltaferry", "activities", "pyroaring", "blake3", "zstandard", "cryptography", "_cffi_backend", "_blake3", "pydantic"
+        "deltaferry",
+        "activities",
+        "workflows",
+        "pyroaring",
+        "blake3",
+        "zstandard",
+        "cryptography",
+        "_cffi_backend",
+        "_blake3",
+        "pydantic",
     )
 
 

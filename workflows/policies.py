@@ -111,6 +111,15 @@ APPLY = Step(
 )
 """One chunk from the log store onto the seed disks. A page blob takes 60 MiB/s, so that this may be the longer half."""
 
+WRITE_BACK = Step(
+    start_to_close=timedelta(hours=4),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=10),
+    schedule_to_close=timedelta(hours=8),
+    retry=_retry(initial_s=1, maximum_s=30),
+)
+"""One chunk from the log store onto disks at the site, and all of it read back. A dead appliance is noticed after 10 minutes."""
+
 VERIFY = Step(
     start_to_close=timedelta(hours=1),
     heartbeat=_HEARTBEAT,
@@ -147,6 +156,15 @@ POWER = Step(
 )
 """Shutting the source down or starting it; the guest's own time limit is in the input."""
 
+TRY = Step(
+    start_to_close=timedelta(minutes=6),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(seconds=30),
+    schedule_to_close=timedelta(minutes=7),
+    retry=_retry(initial_s=1, maximum_s=1, attempts=1),
+)
+"""Something at a site that may be down, on the way to a failover: what does not succeed soon is not waited for."""
+
 AZURE = Step(
     start_to_close=timedelta(hours=12),
     heartbeat=_HEARTBEAT,
@@ -164,6 +182,33 @@ CLEAN = Step(
     retry=_retry(initial_s=1, maximum_s=120, attempts=30),
 )
 """Deleting what is ours at the end; afterwards the workflow says what is left, and waits for `retry`."""
+
+SCRIPT = Step(
+    start_to_close=timedelta(hours=25),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=5),
+    schedule_to_close=None,
+    retry=_retry(initial_s=1, maximum_s=1, attempts=1),
+)
+"""A recovery plan's script, with a time limit of its own. Run at most once: one that may have run is an operator's to retry."""
+
+WEBHOOK = Step(
+    start_to_close=timedelta(minutes=1),
+    heartbeat=None,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=24),
+    retry=_retry(initial_s=1, maximum_s=60, attempts=10),
+)
+"""A recovery plan's webhook; the step's own time limit takes the place of `schedule_to_close`."""
+
+RUNBOOK = Step(
+    start_to_close=timedelta(hours=25),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=10),
+    schedule_to_close=timedelta(hours=26),
+    retry=_retry(initial_s=1, maximum_s=60),
+)
+"""A recovery plan's Automation runbook: its job has an id that the plan chose, so that another attempt finds it."""
 
 
 _PRIORITIES = {

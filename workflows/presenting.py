@@ -5,9 +5,11 @@ from datetime import datetime, timedelta
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState
 from deltaferry.planning.downtime import predict
+from deltaferry.planning.dr_operations import allowed
+from deltaferry.planning.dr_states import DrSituation
 from deltaferry.planning.phrases import duration_text, size_text
-from deltaferry.planning.transitions import Situation, allowed
-from workflows.replication_state import CycleRecord, EntityState, RepairState, Replication
+from workflows.recovery_presenting import recovery_facts, view_of_failover, view_of_test
+from workflows.replication_state import CycleRecord, EntityState, RepairState, Replication, shown_state
 from workflows.views import DiskView, RepairView, StatusView
 
 _SHOWN_CYCLES = 8
@@ -35,13 +37,15 @@ def predicted_downtime(cycles: tuple[CycleRecord, ...], expected_import: timedel
 
 
 def status_view(
-    replication: Replication, state: EntityState, situation: Situation, activity: str, percent: float | None
+    replication: Replication, state: EntityState, situation: DrSituation, activity: str, percent: float | None
 ) -> StatusView:
     """Return the answer of the query `status`."""
     predicted = predicted_downtime(state.cycles)
     warnings = []
     if state.migration_state is MigrationState.MIGRATED:
         warnings.append("The seed disks still cost money: send complete when the migrated VM is in order.")
+    if state.failover is not None:
+        warnings.extend(state.failover.information)
     if state.migration is not None:
         warnings.extend(state.migration.information)
         if state.migration.note:
@@ -52,7 +56,7 @@ def status_view(
         instance_uuid=replication.ref.instance_uuid,
         replication_id=replication.ref.replication_id,
         replication_state=state.replication_state.value,
-        migration_state=state.migration_state.value,
+        migration_state=shown_state(state).value,
         activity=activity,
         percent=percent,
         last_recovery_point=state.point.taken_at if state.point else None,
@@ -74,6 +78,11 @@ def status_view(
         scrub_percent=state.scrub.percent({disk.key: disk.capacity_bytes for disk in replication.disks}) if state.scrub else None,
         last_scrub=state.last_scrub,
         next_scrub_at=state.next_scrub,
+        policy=state.policy,
+        points=state.points,
+        tested_at=state.tested_at,
+        tests=tuple(view_of_test(test) for test in state.tests),
+        failover=view_of_failover(state.failover),
     )
 
 
@@ -116,6 +125,7 @@ def details(view: StatusView, disks: tuple[DiskView, ...], cycles: tuple[CycleRe
         f"- **Migration:** {view.migration_state}",
         f"- **Now:** {view.activity}",
         f"- **Last recovery point:** {_time(view.last_recovery_point)}",
+        *(f"- **{name}:** {said}" for name, said in recovery_facts(view)),
         f"- **Predicted downtime:** {_seconds(view.predicted_downtime_s)}",
         f"- **You can send:** {', '.join(f'`{name}`' for name in view.allowed) or 'nothing at present'}",
         "",

@@ -17,6 +17,17 @@ EXAMPLES = {
     "SettingsChange": '{"disks_per_host": 4, "blackout": "Monday;7:00;7h"}',
     "ReassignInput": '{"vm": "5021f0…", "appliance": "edge-2"}',
     "ForceRelease": '{"holder": "vm/lon1/5021f0…", "reason": "why"}',
+    "TestOptions": '{"network": "drill"}',
+    "CleanUpOptions": '{"test": 1, "reason": "all came up"}',
+    "FailoverOptions": '{"point": "latest", "shut_down_source": true}',
+    "ChangePointOptions": '{"point": "2026-11-22T12:00:00Z"}',
+    "ReprotectOptions": '{"confirm_losses": false, "power_off_source": false}',
+    "PolicyOptions": '{"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D"}',
+    "PolicyName": '{"name": "gold", "reason": "why"}',
+    "PlanInput": '{"plan": {"name": "shop", "groups": [{"name": "database", "vms": ["vm/lon1/5021f0…"]}]}, "run": "test", "network": "drill"}',
+    "PlanDecision": '{"item": "database/after/check the data", "reason": "why", "by": "who"}',
+    "PlanAbort": '{"reason": "why", "by": "who"}',
+    "PlanCleanUp": '{"leave": false}',
     "Reason": '{"reason": "why"}',
     "TargetProperties": '{"size": "Standard_D4s_v5", "subnet": "web"}',
 }
@@ -47,6 +58,8 @@ def _problem(kind: type[Any], location: tuple[int | str, ...], code: str, messag
 def _owner(kind: type[Any], location: tuple[int | str, ...]) -> type[Any]:
     """Return the dataclass in which the location's last field was looked for."""
     for part in location[:-1]:
+        if isinstance(part, int):  # an entry of a list, of which the field before has the type
+            continue
         field = next((field for field in dataclasses.fields(kind) if field.name == part), None)
         inner = _dataclass_in(field.type) if field is not None else None
         if inner is None:

@@ -1,11 +1,17 @@
 """The one list of workflows."""
 
 from workflows.adopt_replications import AdoptReplications
+from workflows.drill import CleanUpTest, TestMigration
 from workflows.enable_replication import EnableReplication
 from workflows.ending import CompleteMigration, StopReplication
+from workflows.failback import FailbackVm
+from workflows.failover import FailoverVm
 from workflows.initial_replication import InitialReplication
 from workflows.migrate_vm import MigrateVm
+from workflows.policy_book import PolicyBook
+from workflows.recovery_plan import RecoveryPlan
 from workflows.replicate_vm import ReplicateVm
+from workflows.reprotect import ReprotectVm
 from workflows.resync import Resync
 from workflows.site_audit import SiteAudit
 from workflows.site_inventory import SiteInventory
@@ -18,8 +24,15 @@ WORKFLOWS = (
     InitialReplication,
     Resync,
     MigrateVm,
+    ReprotectVm,
+    FailbackVm,
+    TestMigration,
+    CleanUpTest,
+    FailoverVm,
     StopReplication,
     CompleteMigration,
+    RecoveryPlan,
+    PolicyBook,
     SiteSlots,
     SiteInventory,
     SiteAudit,

@@ -13,10 +13,11 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.replication import CycleKind, DiskBase
     from deltaferry.model.states import MigrationState, Operation, ReplicationState
+    from deltaferry.planning.dr_states import NO_CYCLES
     from workflows import names
     from workflows.ending import CompleteMigration, StopReplication
-    from workflows.entity_migration import EntityMigration
-    from workflows.holding_slots import ensure_arbiter
+    from workflows.entity_requests import EntityRequests
+    from workflows.holding_slots import PreemptedError, ensure_arbiter
     from workflows.job_messages import CopyResult, InitialInput, JobReport
     from workflows.operator_input import EndOptions
     from workflows.policies import CYCLES_PER_RUN, PREPARE, SETTLE
@@ -29,7 +30,7 @@ _R, _M = ReplicationState, MigrationState
 
 
 @workflow.defn(name=names.REPLICATE_VM)
-class ReplicateVm(EntityMigration):
+class ReplicateVm(EntityRequests):
     """Prepare, copy once, then delta cycles until a migration is completed or replication is stopped."""
 
     @workflow.init
@@ -59,7 +60,11 @@ class ReplicateVm(EntityMigration):
         if self._state.migration_state is _M.MIGRATION_IN_PROGRESS and not await self._take_up(self._state.job_id or ""):
             self._note_migration(JobReport(self._state.job_id or ""))
             await self._settle()
+        beside = [asyncio.create_task(work) for work in (self._run_tests(), self._watch_rpo(), self._serve_requests())]
         while self._ending is None:
+            for task in beside:
+                if task.done():
+                    await task  # it never ends by itself: this raises what ended it
             with cancellation_kept():
                 await self._next()
         await self._end(*self._ending)
@@ -86,13 +91,18 @@ class ReplicateVm(EntityMigration):
                     summary="create containers, data key and seed disks",
                 )
                 await self._record()  # before the claim, so that a claimed VM can always be adopted
-                source = await perform(
-                    Snapshots.prepare_source,
-                    OnReplication(self._replication),
-                    queue=names.vsphere_queue(self._replication.ref.site),
-                    limits=PREPARE,
-                    summary="claim the VM, switch change tracking on",
-                )
+                async with self._slots.momentary_snapshot(
+                    self.profile(), self._state.placement, lambda: self._ending is not None
+                ):
+                    source = await perform(
+                        Snapshots.prepare_source,
+                        OnReplication(self._replication),
+                        queue=names.vsphere_queue(self._replication.ref.site),
+                        limits=PREPARE,
+                        summary="claim the VM, switch change tracking on",
+                    )
+            except PreemptedError:
+                continue
             except FailureError as error:
                 await self._wait_for_retry(error, _R.INITIAL_FAILED)
                 continue
@@ -169,6 +179,10 @@ class ReplicateVm(EntityMigration):
         s = self._state
         if self._rollback:
             await self._roll_back()
+        elif self._failover_is_due():
+            await self._fail_over()
+        elif self._commit_is_due():
+            await self._commit_failover()
         elif self._continue_after_migration:
             await self._replicate_again()
         elif self._wanted:  # of a migration that this run does not know: it was reset
@@ -184,7 +198,8 @@ class ReplicateVm(EntityMigration):
         elif self._repair_is_to_be_scheduled():
             await self._schedule_repair()
         elif self._cycle_is_due():
-            await self._delta()
+            await self._cut_has_ended()
+            await self._let_run(asyncio.create_task(self._delta()))
         elif self._should_roll_over():
             await self._roll_over()
         elif self._scrub_is_due():
@@ -209,7 +224,7 @@ class ReplicateVm(EntityMigration):
     def _next_deadline(self) -> tuple[datetime | None, str | None]:
         """Return when the next thing begins by itself, and what that is."""
         s = self._state
-        if s.repair is not None and s.migration_state is not _M.MIGRATED:
+        if s.repair is not None and s.migration_state not in NO_CYCLES:
             starts = s.repair.starts_at
             if starts is None:
                 return (None if s.repair.scheduled else s.repair.ask_again_at), "ask when a resync may begin"
@@ -228,6 +243,8 @@ class ReplicateVm(EntityMigration):
         return (
             self._ending is not None
             or self._rollback
+            or self._failover_is_due()
+            or self._commit_is_due()
             or self._continue_after_migration
             or self._settings_came
             or bool(self._wanted)
@@ -241,6 +258,7 @@ class ReplicateVm(EntityMigration):
 
     async def _end(self, operation: Operation, options: EndOptions) -> None:
         """Continue as new as the workflow that ends replication, under the same id."""
+        await self._cut_has_ended()
         kind = StopReplication if operation is Operation.STOP else CompleteMigration
         await workflow.wait_condition(workflow.all_handlers_finished)
         workflow.continue_as_new(
@@ -258,8 +276,9 @@ class ReplicateVm(EntityMigration):
 
     async def _roll_over(self) -> None:
         """Continue as new at this idle point; the run that ends is archived first, as far as it goes."""
+        await self._cut_has_ended()
         await self._archive()
-        await workflow.wait_condition(workflow.all_handlers_finished)
+        await workflow.wait_condition(lambda: workflow.all_handlers_finished() and not self._starting)
         if self._has_work_but_rolling():
             return
         upgraded = workflow.info().is_target_worker_deployment_version_changed()
@@ -270,7 +289,8 @@ class ReplicateVm(EntityMigration):
 
     def _has_work_but_rolling(self) -> bool:
         """Return whether a command arrived while the history was archived: it is served first."""
-        return self._ending is not None or self._rollback or self._continue_after_migration or self._retry
+        asked = self._ending is not None or self._rollback or self._failover_is_due()
+        return asked or self._continue_after_migration or self._retry
 
     async def _archive(self) -> None:
         info = workflow.info()

@@ -5,10 +5,16 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicatedDisk, ReplicationRef
+from deltaferry.model.policy import ReplicationPolicy
+from deltaferry.model.recovery_points import RecoveryPointRecord
+from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, ReplicatedDisk, ReplicationRef
 from deltaferry.model.states import HealthError, JobOutcome, MigrationState, ReplicationState
+from deltaferry.planning.dr_states import IN_FAILOVER, AnyMigrationState, AnyReplicationState, shown_migration_state
 from deltaferry.planning.ladder import Rung
+from deltaferry.planning.rpo import RpoWatch
+from workflows.dr_state import FailoverState, ServedRequest, TestRun
 from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
+from workflows.point_views import PointList
 from workflows.site_messages import Placement, SiteProfile
 
 
@@ -173,8 +179,9 @@ class ScrubRecord:
 class EntityState:
     """The state of a `ReplicateVm`: carried over continue-as-new, and a published schema."""
 
-    replication_state: ReplicationState = ReplicationState.INITIAL_QUEUED
-    migration_state: MigrationState = MigrationState.NONE
+    replication_state: AnyReplicationState = ReplicationState.INITIAL_QUEUED
+    migration_state: AnyMigrationState = MigrationState.NONE
+    """That of migrations and failovers; while a test is under way `shown_migration_state` says that instead."""
     prepared: bool = False
     cbt_enabled_by_us: bool = False
     fence: int = 0
@@ -182,7 +189,7 @@ class EntityState:
     jobs_minted: int = 0
     bases: tuple[DiskBase, ...] = ()
     """Per disk, from where the next cycle goes on: set by a commit only."""
-    point: RecoveryPoint | None = None
+    point: RecoveryPointRecord | None = None
     """The latest recovery point, which is the last commit's."""
     dirty: tuple[tuple[int, PlanRef], ...] = ()
     """(disk key, plan) of each cycle since the last commit whose apply was begun: the next plan covers these too."""
@@ -227,6 +234,19 @@ class EntityState:
     next_scrub: datetime | None = None
     end_options: EndOptions | None = None
     """How to stop or complete, once one of them was accepted."""
+    policy: ReplicationPolicy | None = None
+    points: PointList | None = None
+    """The recovery points, as last listed."""
+    quiesce_tried_at: datetime | None = None
+    """When an app-consistent point was last asked for: the next is due after the policy's frequency."""
+    rpo: RpoWatch = field(default_factory=RpoWatch)
+    tests: tuple[TestRun, ...] = ()
+    """Tests whose VM exists or is being made or deleted."""
+    tested_at: datetime | None = None
+    """When the last test succeeded."""
+    failover: FailoverState | None = None
+    served: tuple[ServedRequest, ...] = ()
+    """What other workflows have asked for lately, and what became of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,3 +285,15 @@ class FailureView:
     number: int | None = None
     short_of_space: tuple[str, ...] = ()
     """DATASTORE_FULL: the datastores that were found below their threshold."""
+
+
+def vm_in_azure(state: EntityState) -> str | None:
+    """Return the id of the VM that a migration or a failover has made and that stays; None if there is none."""
+    if state.migration_state is MigrationState.MIGRATED:
+        return state.migration.target_vm_id if state.migration is not None else None
+    return state.failover.vm_id if state.migration_state in IN_FAILOVER and state.failover is not None else None
+
+
+def shown_state(state: EntityState) -> AnyMigrationState:
+    """Return what is shown as the migration state."""
+    return shown_migration_state(state.migration_state, [test.state for test in state.tests], tested=state.tested_at is not None)

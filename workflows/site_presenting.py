@@ -47,9 +47,10 @@ def _blackout(state: SlotsState, now: datetime) -> str:
 
 def _held(lease: HeldLease) -> str:
     wanted = lease.wanted
+    if lease.holder_gone:
+        return f"- `{wanted.holder}` ({wanted.kind}) **left a snapshot behind** that is not known to be gone"
     what = "its snapshot, and waits for transfer slots" if lease.gave_way else f"{count_text(wanted.disks, 'disk')} in transfer"
-    gone = "; **it does not run any more**, and its snapshot is not known to be gone" if lease.holder_gone else ""
-    return f"- `{wanted.holder}` ({wanted.kind}) holds {what}{gone}"
+    return f"- `{wanted.holder}` ({wanted.kind}) holds {what}"
 
 
 def waits_without_appliance(state: SlotsState, waiting: WaitingRequest) -> bool:

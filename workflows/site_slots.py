@@ -31,7 +31,6 @@ with workflow.unsafe.imports_passed_through():
         ApplianceSilent,
         ReplicationLeft,
         SlotsAnnounced,
-        SlotsAskedBack,
         SlotsReleased,
         SlotsState,
         SlotsWanted,
@@ -238,7 +237,7 @@ class SiteSlots:
             looks.append((now + _ASK_HOLDERS_EVERY, "ask the holders of leases whether they still run"))
         if state.silent or any(held.holder_gone for held in state.leases):
             self._look_again_at = self._look_again_at or now + _LOOK_AGAIN
-            looks.append((self._look_again_at, "look after silent appliances and dead holders' snapshots"))
+            looks.append((self._look_again_at, "look after silent appliances and snapshots left behind"))
         opening = self._book.next_opening(now)
         if opening is not None:
             looks.append((opening, "the end of the blackout window"))
@@ -273,23 +272,23 @@ class SiteSlots:
         self._book.heard(live.appliances)
 
     async def _look_after_dead(self) -> None:
-        """Free the snapshot slots of dead holders whose VM has no snapshot of ours any more."""
+        """Free the snapshot slots that were left behind by holders whose VM has no snapshot of ours any more."""
         profile = self._book.state.profile
-        for holder in {held.wanted.holder for held in self._book.state.leases if held.holder_gone}:
-            instance_uuid = holder.removeprefix(names.replication_id(profile.site, "")).partition("/")[0]
+        for held in self._book.left_behind():
+            instance_uuid = held.wanted.holder.removeprefix(names.replication_id(profile.site, "")).partition("/")[0]
             try:
                 left = await perform(
                     Snapshots.snapshots_left,
                     SnapshotsLeftInput(profile, instance_uuid),
                     queue=names.vsphere_queue(profile.site),
                     limits=ASK,
-                    summary="is a dead holder's snapshot gone",
+                    summary="is a snapshot that was left behind gone",
                 )
             except FailureError as error:
-                workflow.logger.warning("a dead holder's snapshot was not looked for: %s", failure_of(error).kind.value)
+                workflow.logger.warning("a snapshot that was left behind was not looked for: %s", failure_of(error).kind.value)
                 continue
             if left.count == 0:
-                self._book.forget(holder)
+                self._book.snapshot_gone(held.lease_id)
 
     async def _look_after_windows(self) -> None:
         """List the occurrences of blackout windows where they changed, or as far as they are known runs out."""
@@ -335,9 +334,7 @@ class SiteSlots:
         grants = self._book.grant(workflow.now(), workflow.info().run_id)
         await asyncio.gather(*(self._send_grant(wanted, message) for wanted, message in grants))
         asked = self._book.ask_back(workflow.now())
-        await asyncio.gather(
-            *(self._signal(wanted.holder, names.SLOTS_ASKED_BACK, SlotsAskedBack(wanted.request_id)) for wanted in asked)
-        )
+        await asyncio.gather(*(self._signal(wanted.holder, names.SLOTS_ASKED_BACK, message) for wanted, message in asked))
 
     async def _delay(self, wanted: SlotsWanted, sentence: str, message: Any) -> None:
         """Tell a holder, once, why it cannot be taken up yet."""

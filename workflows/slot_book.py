@@ -11,11 +11,12 @@ from datetime import datetime
 from deltaferry.model.replication import CycleKind
 from deltaferry.planning.appliances import assign, reassigned_from, refusal_of_assignment
 from deltaferry.planning.closures import Closure, open_again_at
-from deltaferry.planning.slots import Lease, Priority, SlotLimits, SlotRequest, grant, over_limits, to_yield
+from deltaferry.planning.slots import Lease, Priority, SlotLimits, SlotRequest, grant, over_limits, yielding
 from workflows.site_messages import SiteProfile
 from workflows.slot_messages import (
     HeldLease,
     SlotsAnnounced,
+    SlotsAskedBack,
     SlotsDelayed,
     SlotsGranted,
     SlotsReleased,
@@ -30,6 +31,14 @@ _PRIORITIES = {
     CycleKind.INITIAL: Priority.INITIAL,
     CycleKind.RESYNC: Priority.RESYNC,
     CycleKind.DELTA: Priority.DELTA,
+}
+
+
+_WORDS = {
+    Priority.PRE_FAILOVER: "pre-failover delta",
+    Priority.INITIAL: "initial replication",
+    Priority.RESYNC: "resync",
+    Priority.DELTA: "delta",
 }
 
 
@@ -56,8 +65,9 @@ class SlotBook:
     def want(self, wanted: SlotsWanted, now: datetime) -> bool:
         """Queue a request, once; return whether that changed anything.
 
-        A replication holds at most one lease: what it, or a job of it, had or asked for before it was terminated or reset
-        is forgotten. A holder that asks again for what it has a lease of has lost the grant, which is then sent again.
+        A replication holds at most one lease: of what it, or a job of it, had or asked for before it was terminated or reset,
+        the snapshots alone go on counting, as the new request's, since its cycle removes them before it takes another. A
+        holder that asks again for what it has a lease of has lost the grant, which is then sent again.
         """
         state = self.state
         same = [waiting for waiting in state.waiting if _same(waiting.wanted, wanted)]
@@ -70,7 +80,11 @@ class SlotBook:
             self._asked_again.add(lease.lease_id)  # the grant may be on its way, or in use: the lease must go on counting
             return True
         state.waiting = tuple(w for w in state.waiting if not _of_one(w.wanted, wanted))
-        state.leases = tuple(held for held in state.leases if not _of_one(held.wanted, wanted))
+        left = [held for held in state.leases if _of_one(held.wanted, wanted)]
+        state.leases = tuple(held for held in state.leases if held not in left)
+        inherited = next((held for held in left if wanted.placement.datastores == held.wanted.placement.datastores), None)
+        if inherited is not None and wanted.placement.datastores:
+            state.leases += (_without_transfer(dataclasses.replace(inherited, wanted=wanted, holder_gone=False)),)
         self._queue(wanted, now)
         return True
 
@@ -78,7 +92,7 @@ class SlotBook:
         """Take a lease's transfer slots back and queue the holder for them; its snapshots stay."""
         if lease.wanted.turn >= wanted.turn:
             return False
-        self._replace(lease, dataclasses.replace(lease, gave_way=True, asked_back=False))
+        self._replace(lease, _without_transfer(lease))
         self.state.waiting = tuple(w for w in self.state.waiting if not _same(w.wanted, wanted))
         self._queue(wanted, now)
         return True
@@ -88,11 +102,19 @@ class SlotBook:
         self.state.waiting += (WaitingRequest(wanted, self.state.tickets, now),)
 
     def release(self, released: SlotsReleased) -> None:
-        """Free a lease, or forget a request; note which datastores were found short of space, and which were not."""
+        """Free a lease, or forget a request; note which datastores were found short of space, and which were not.
+
+        What the holder left behind, or was to remove under a request that it takes back before the grant, goes on counting.
+        """
         state = self.state
         freed = [held for held in state.leases if held.wanted.request_id == released.request_id]
+        taken_back = any(w.wanted.request_id == released.request_id and not w.wanted.turn for w in state.waiting)
         state.waiting = tuple(w for w in state.waiting if w.wanted.request_id != released.request_id)
-        state.leases = tuple(held for held in state.leases if held.wanted.request_id != released.request_id)
+        for held in freed:
+            if released.snapshot_left or taken_back:
+                self._leave(held)
+            else:
+                self._drop(held)
         used = {name for held in freed for name, _ in held.wanted.placement.datastores}
         short = (set(state.short_of_space) - used) | (used & set(released.short_of_space))
         state.short_of_space = tuple(sorted(short))
@@ -150,25 +172,20 @@ class SlotBook:
         state.waiting = tuple(w for w in state.waiting if (w.wanted.holder, w.wanted.request_id) not in granted)
         return grants
 
-    def ask_back(self, now: datetime) -> list[SlotsWanted]:
-        """Return the requests whose holders are to give their transfer slots back at their chunk's end, each once."""
+    def ask_back(self, now: datetime) -> list[tuple[SlotsWanted, SlotsAskedBack]]:
+        """Return whose holders are to give their transfer slots back at their chunk's end, each once, and what to tell them."""
         asked = frozenset(held.lease_id for held in self.state.leases if held.asked_back)
         leases, short = self._leases(), frozenset(self.state.short_of_space)
-        chosen = (
-            *to_yield(self._requests(), leases, self.limits, now, short, self._closed(now), asked),
-            *over_limits(leases, self.limits, asked),
-            *(lease for lease in leases if lease.disks and self._is_elsewhere(lease)),
-        )
-        wanted = {lease.lease_id for lease in chosen}
-        newly = [held for held in self.state.leases if held.lease_id in wanted and not held.asked_back]
+        why = {lease.lease_id: "a limit was lowered" for lease in over_limits(leases, self.limits, asked)}
+        for held, lease in zip(self.state.leases, leases, strict=True):
+            if lease.disks and self.appliance_of(held.wanted) != lease.appliance:
+                why[lease.lease_id] = "it goes on through another appliance"
+        for lease, urgent in yielding(self._requests(), leases, self.limits, now, short, self._closed(now), asked):
+            why[lease.lease_id] = f"{urgent.holder} ({_WORDS[urgent.priority]}) goes first"
+        newly = [held for held in self.state.leases if held.lease_id in why and not held.asked_back]
         for held in newly:
             self._replace(held, dataclasses.replace(held, asked_back=True))
-        return [held.wanted for held in newly]
-
-    def _is_elsewhere(self, lease: Lease) -> bool:
-        """Return whether a lease's transfer still goes through an appliance that its replication was taken away from."""
-        held = next(held for held in self.state.leases if held.lease_id == lease.lease_id)
-        return self.appliance_of(held.wanted) != lease.appliance
+        return [(held.wanted, SlotsAskedBack(held.wanted.request_id, why[held.lease_id])) for held in newly]
 
     def grants_again(self) -> list[tuple[SlotsWanted, SlotsGranted]]:
         """Return every grant that is in use: a holder that does not run, or knows nothing of it, frees it."""
@@ -185,10 +202,25 @@ class SlotBook:
         state = self.state
         state.waiting = tuple(w for w in state.waiting if w.wanted.holder != holder)
         for held in [held for held in state.leases if held.wanted.holder == holder]:
-            if held.wanted.placement.datastores:
-                self._replace(held, dataclasses.replace(held, gave_way=True, asked_back=False, holder_gone=True))
-            else:
-                state.leases = tuple(lease for lease in state.leases if lease.lease_id != held.lease_id)
+            self._leave(held)
+
+    def left_behind(self) -> tuple[HeldLease, ...]:
+        """Return the leases under which nobody works: of snapshots that are not known to be gone."""
+        return tuple(held for held in self.state.leases if held.holder_gone)
+
+    def snapshot_gone(self, lease_id: str) -> None:
+        """Free what was left behind; no-op if its replication has asked again meanwhile: it may have taken another snapshot."""
+        self.state.leases = tuple(held for held in self.state.leases if not (held.lease_id == lease_id and held.holder_gone))
+
+    def _leave(self, held: HeldLease) -> None:
+        """Free a lease but for its snapshots."""
+        if held.wanted.placement.datastores:
+            self._replace(held, dataclasses.replace(_without_transfer(held), holder_gone=True))
+        else:
+            self._drop(held)
+
+    def _drop(self, held: HeldLease) -> None:
+        self.state.leases = tuple(lease for lease in self.state.leases if lease.lease_id != held.lease_id)
 
     def forget(self, holder: str) -> None:
         """Free everything that a holder has or waits for."""
@@ -309,6 +341,11 @@ def _same(one: SlotsWanted, other: SlotsWanted) -> bool:
 
 def _of_one(one: SlotsWanted, other: SlotsWanted) -> bool:
     return one.holder == other.holder or (bool(one.replication) and one.replication == other.replication)
+
+
+def _without_transfer(held: HeldLease) -> HeldLease:
+    """Return what a lease still holds without its transfer slots: its snapshots."""
+    return dataclasses.replace(held, gave_way=True, asked_back=False)
 
 
 def _request(waiting: WaitingRequest, appliance: str, *, has_lease: bool) -> SlotRequest:

@@ -44,6 +44,8 @@ class SlotsReleased:
     request_id: str
     short_of_space: tuple[str, ...] = ()
     """Datastores that were found below their threshold."""
+    snapshot_left: bool = False
+    """The snapshot could not be removed: its slots count until it is known to be gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class SlotsAskedBack:
     """The arbiter asks a holder to give way at its chunk's end."""
 
     request_id: str
+    why: str = ""
+    """For whom or for what, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +115,8 @@ class HeldLease:
     asked_back: bool = False
     """The holder was asked to give way."""
     holder_gone: bool = False
-    """The holder does not run any more: its snapshots count until they are known to be gone."""
+    """Nobody works under it: the holder does not run any more, or could not remove its snapshot. Its snapshots count until
+    they are known to be gone, or the replication asks again: then they are that request's."""
 
 
 @dataclass(slots=True)

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 from deltaferry.model.replication import CycleKind, DiskBase, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk
 from deltaferry.planning.ladder import Rung
 from workflows.operator_input import TargetProperties
+from workflows.point_views import PointList
 from workflows.replication_state import DiskPosition, EntityState, ReplicateVmInput, Replication
-from workflows.site_messages import Placement
+from workflows.site_messages import Placement, SiteProfile
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,6 +325,16 @@ class SettleInput:
     state: EntityState
     record_only: bool = False
     """Only write the record: nothing was committed, but the state is one that `adopt` should know."""
+    at: datetime | None = None
+    """The time by which the retention is reckoned; needed unless `record_only`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SettledCycle:
+    """What there is after it."""
+
+    points: PointList | None = None
+    """None with `record_only`, and before the first commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +423,8 @@ class DeleteTargetInput:
     target: TargetProperties
     job: str = ""
     """Which migration it is for: what another migration of the replication made is neither used nor deleted."""
+    disk_keys: tuple[int, ...] = ()
+    """Disks that it may have made beside those of the replication's present disks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,11 +446,25 @@ class ArchiveInput:
 
 
 @dataclass(frozen=True, slots=True)
+class CommitRecordsInput:
+    """Ask for a page of what the gateway store holds of a site's replications, or of one VM's (name or instance UUID)."""
+
+    profile: SiteProfile
+    after: str = ""
+    """Container that the page before ended with; empty: the first page."""
+    vm: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CommitRecords:
-    """What the gateway store holds of a site's replications."""
+    """A page of what the gateway store holds of a site's replications."""
 
     records: tuple[ReplicateVmInput, ...]
     unreadable: tuple[str, ...] = ()
+    ended_with: str = ""
+    """Container behind which the next page begins; empty: this is the last one."""
+    settings: SiteProfile | None = None
+    """Of the first page: the newest settings that any of the site's records carries, of whatever page."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from deltaferry.model.policy import ReplicationPolicy
 from deltaferry.model.states import HealthError
+from workflows.point_views import PointList
 from workflows.replication_state import InitialSummary, MigrationResult, Refusal, ResyncRecord, ScrubRecord
 
 
@@ -18,6 +20,37 @@ class RepairView:
     since: datetime
     starts_at: datetime | None
     failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class TestView:
+    """A test of the VM in Azure, until all of it is deleted again."""
+
+    number: int
+    state: str
+    network: str
+    vm_id: str | None
+    point_taken_at: datetime | None
+    requested_at: datetime
+    ready_at: datetime | None
+    provisioned_bytes: int
+    """Of its managed disks: what they cost by."""
+    error: HealthError | None
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverView:
+    """A failover, until it is cancelled, or brought home and committed."""
+
+    planned: bool
+    requested_at: datetime
+    point_key: str
+    point_taken_at: datetime | None
+    vm_id: str | None
+    running_at: datetime | None
+    committed_at: datetime | None
+    phases: tuple[tuple[str, float], ...]
+    information: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +85,11 @@ class StatusView:
     scrub_percent: float | None = None
     last_scrub: ScrubRecord | None = None
     next_scrub_at: datetime | None = None
+    policy: ReplicationPolicy | None = None
+    points: PointList | None = None
+    tested_at: datetime | None = None
+    tests: tuple[TestView, ...] = ()
+    failover: FailoverView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,16 @@ WINDOW_BYTES = 16 * 1024 * MIB
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
 _PREVIOUS_URL = "x-ms-previous-snapshot-url"
+_INCOMPARABLE = frozenset(
+    {
+        "BlobGenerationMismatch",
+        "PreviousSnapshotCannotBeNewer",
+        "PreviousSnapshotNotFound",
+        "PreviousSnapshotOperationNotSupported",
+    }
+)
+"""Why two snapshots have no differences to list: not of one disk, or a resize beyond 4 TiB lies between (facts A2)."""
+
 _WHAT = "listing the pages of a disk's snapshot"
 
 
@@ -69,7 +79,7 @@ class PageRangeReader:
 
         Ascending, as the service lists them; each answer is sorted here, since clears may stand apart from changes (facts A2).
         Touching ranges of one kind are joined. The service compares only snapshots of one disk, and not across a resize beyond
-        4 TiB (facts A2). Raises AZURE_NOT_FOUND for a missing snapshot, STORE_ACCESS_DENIED for a signature that has expired or was
+        4 TiB (facts A2). Raises AZURE_NOT_FOUND for a missing snapshot, or two that cannot be compared, STORE_ACCESS_DENIED for a signature that has expired or was
         revoked, STORE_UNREACHABLE, STORE_THROTTLED, AZURE_FAILED.
         """
         headers = {_PREVIOUS_URL: previous_url} if previous_url else {}
@@ -108,6 +118,8 @@ class PageRangeReader:
             try:
                 if response.status_code == 404:
                     raise DeltaferryError(ErrorKind.AZURE_NOT_FOUND, f"{_WHAT}: the snapshot is gone")
+                if response.headers.get("x-ms-error-code") in _INCOMPARABLE:
+                    raise DeltaferryError(ErrorKind.AZURE_NOT_FOUND, f"{_WHAT}: the earlier snapshot is none to compare it with")
                 if response.status_code != 200:
                     response.read()
                     raise HttpResponseError(response=response)

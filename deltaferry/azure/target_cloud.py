@@ -1,15 +1,23 @@
 """`TargetCloud` on Azure: which resource is made, looked for and deleted in which order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
 
 from deltaferry.azure.arm import ArmClients, carries
+from deltaferry.azure.disk_snapshots import DiskSnapshots
 from deltaferry.azure.disks import ManagedDisks
 from deltaferry.azure.network import Networks
 from deltaferry.azure.owned import list_owned
+from deltaferry.azure.page_ranges import PageRangeReader
 from deltaferry.azure.virtual_machines import VirtualMachines
+from deltaferry.azure.vm_power import FailedOverVms
 from deltaferry.model.audit import SeenResource
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports.access import Beat
+from deltaferry.model.extents import Extent
+from deltaferry.ports.access import Beat, SnapshotAccess
+from deltaferry.ports.failback import DiskSnapshot, TargetVmDisks
+from deltaferry.ports.recovery import PageRange
 from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVm, TargetVmSpec
 
 
@@ -21,6 +29,9 @@ class AzureTarget:
         self._disks = ManagedDisks(arm, storage_account_id)
         self._networks = Networks(arm)
         self._vms = VirtualMachines(arm)
+        self._failed_over = FailedOverVms(arm, self._vms, self._disks)
+        self._snapshots = DiskSnapshots(arm)
+        self._pages = PageRangeReader(ca_file=arm.settings.ca_file, retries=arm.settings.retries)
 
     def missing(self, resource_group: str, network: str, subnet: str) -> tuple[str, ...]:
         """Return a sentence for each of these that does not exist; what lies in something missing is not listed again."""
@@ -68,6 +79,42 @@ class AzureTarget:
         self._networks.delete_nic(resource_group, name, tags, beat)
         for disk in disks:
             self._disks.delete(resource_group, disk.rpartition("/")[2], tags, beat)
+
+    def read_target_vm(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> TargetVmDisks:
+        """Return a VM of ours with its disks."""
+        return self._failed_over.read(resource_group, name, tags, beat)
+
+    def deallocate(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """Stop a VM of ours and give its host back."""
+        self._failed_over.deallocate(resource_group, name, tags, beat)
+
+    def start(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """Start a VM of ours and wait until it runs."""
+        self._failed_over.start(resource_group, name, tags, beat)
+
+    def take_disk_snapshot(
+        self, resource_group: str, name: str, disk_id: str, tags: Mapping[str, str], beat: Beat
+    ) -> DiskSnapshot:
+        """Return the incremental snapshot of that name, taking it unless it exists."""
+        return self._snapshots.take(resource_group, name, disk_id, tags, beat)
+
+    def list_disk_snapshots(self, resource_group: str, tags: Mapping[str, str], beat: Beat) -> tuple[DiskSnapshot, ...]:
+        """Return the snapshots that carry these tags, oldest first."""
+        return self._snapshots.list(resource_group, tags, beat)
+
+    def delete_disk_snapshot(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """End all access to a snapshot and delete it."""
+        self._snapshots.delete(resource_group, name, tags, beat)
+
+    def open_disk_snapshots(
+        self, resource_group: str, names: Sequence[str], lifetime: timedelta, beat: Beat
+    ) -> AbstractContextManager[Mapping[str, SnapshotAccess]]:
+        """Grant read access to snapshots until the context ends."""
+        return self._snapshots.opened(resource_group, names, lifetime, beat)
+
+    def pages(self, snapshot: SnapshotAccess, previous: SnapshotAccess | None, span: Extent) -> Iterator[PageRange]:
+        """Yield the pages inside `span` that a snapshot holds, or that differ from an earlier one, in order."""
+        return self._pages.of_managed_disk(snapshot.signed_url, previous.signed_url if previous else None, span)
 
     def _os_type(self, resource_group: str, spec: TargetVmSpec) -> str:
         """Return the boot disk's operating system: it was set at its import, and attaching it must repeat it."""

@@ -15,6 +15,7 @@ from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.ports.data_plane import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
+from deltaferry.ports.failback import HashedDisk, HashJob, WriteJob, WrittenDisk
 
 _LENGTH = struct.Struct(">Q")
 
@@ -36,7 +37,7 @@ class Settings:
 class Task:
     """The one frame that a data process reads. It holds the secrets: its repr does not."""
 
-    job: SendJob | ApplyJob | CompareJob | CheckJob = field(repr=False)
+    job: SendJob | ApplyJob | CompareJob | CheckJob | HashJob | WriteJob = field(repr=False)
     settings: Settings
     seat: Seat | None = None
     """The place in the appliance's budget of what the job sends; None where nothing ever limits it."""
@@ -46,7 +47,13 @@ class Task:
 class Outcome:
     """The last frame of a data process that did its job."""
 
-    disks: tuple[SentDisk, ...] | tuple[AppliedDisk, ...] | tuple[ScrubbedDisk, ...]
+    disks: (
+        tuple[SentDisk, ...]
+        | tuple[AppliedDisk, ...]
+        | tuple[ScrubbedDisk, ...]
+        | tuple[HashedDisk, ...]
+        | tuple[WrittenDisk, ...]
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ class KillPoint(StrEnum):
     """A segment was stored; nobody was told."""
     MID_PUT_PAGE = "mid-put-page"
     """The first slice of a Put Page's body was sent."""
+    MID_WRITE_BACK = "mid-write-back"
+    """A range of a segment was written to a disk at the site; nothing was flushed or read back."""
     BEFORE_OUTCOME = "before-outcome"
     """Everything was done; the outcome was not reported."""
 

@@ -24,10 +24,12 @@ from deltaferry.blocks.plan import planned_segments
 from deltaferry.blocks.scrub import nothing_to_read, run_scrub
 from deltaferry.blocks.sector_sets import SectorSet
 from deltaferry.blocks.throttle import Budget
+from deltaferry.blocks.write_back import run_write
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE
 from deltaferry.ports.access import NbdAddress
 from deltaferry.ports.data_plane import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
+from deltaferry.ports.failback import HashedDisk, HashJob, WriteJob, WrittenDisk
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0
@@ -74,6 +76,16 @@ class ProcessDataPlane:
     def check(self, job: CheckJob, progress: Callable[[DataProgress], None]) -> tuple[ScrubbedDisk, ...]:
         """Compare seed disks with their checksum maps. See `DataPlane.check`. Without anything to read, no process is started."""
         return self._scrub(job, progress)
+
+    def hash_snapshots(self, job: HashJob, progress: Callable[[DataProgress], None]) -> tuple[HashedDisk, ...]:
+        """Hash snapshots of managed disks. See `ReversePlane.hash_snapshots`."""
+        return cast("tuple[HashedDisk, ...]", self._run(Task(job, self._settings), progress).disks)
+
+    def write_disks(self, job: WriteJob, progress: Callable[[DataProgress], None]) -> tuple[WrittenDisk, ...]:
+        """Write to disks at the site. See `ReversePlane.write_disks`. Without any segment, no process is started."""
+        if not any(disk.segments for disk in job.disks):
+            return run_write(job, self._settings, progress)
+        return cast("tuple[WrittenDisk, ...]", self._run(Task(job, self._settings), progress).disks)
 
     def hold(self, source: NbdAddress) -> AbstractContextManager[object]:
         """Keep a connection open. See `DataPlane.hold`. Nothing is moved through it, so that it needs no process."""

@@ -14,12 +14,15 @@ from typing import BinaryIO
 
 from deltaferry.blocks.allowance import Allowance
 from deltaferry.blocks.apply import run_apply
+from deltaferry.blocks.hashing import run_hash
 from deltaferry.blocks.jobs import Failure, Frame, Outcome, Task, encode_frame, read_task
 from deltaferry.blocks.killpoints import KillPoint, pass_point
 from deltaferry.blocks.scrub import run_scrub
 from deltaferry.blocks.send import run_send
+from deltaferry.blocks.write_back import run_write
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.ports.data_plane import ApplyJob, DataProgress, SendJob
+from deltaferry.ports.failback import HashJob, WriteJob
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE = 1
@@ -59,6 +62,10 @@ def _carry_out(task: Task, out: BinaryIO) -> Frame:
             return Outcome(run_send(task.job, task.settings, report, allowance))
         if isinstance(task.job, ApplyJob):
             return Outcome(run_apply(task.job, task.settings, report))
+        if isinstance(task.job, HashJob):
+            return Outcome(run_hash(task.job, task.settings, report))
+        if isinstance(task.job, WriteJob):
+            return Outcome(run_write(task.job, task.settings, report))
         return Outcome(run_scrub(task.job, task.settings, report))
     except DeltaferryError as error:
         return Failure.of(error)

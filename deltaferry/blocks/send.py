@@ -1,4 +1,4 @@
-"""Stage 1: read a snapshot's disks, and store what was planned as segments in the log store."""
+"""Stage 1: read a snapshot's disks, at the site or in Azure, and store what was planned as segments in the log store."""
 
 import threading
 import time
@@ -19,9 +19,11 @@ from deltaferry.blocks.packing import SegmentBuffers, SegmentPacker, partial_gra
 from deltaferry.blocks.plan import PlanEntry, decode_plan
 from deltaferry.blocks.pool import SMALL_OBJECT_BYTES, THREADS_PER_BUFFER, Pool
 from deltaferry.blocks.segment import SegmentIdentity
+from deltaferry.blocks.snapshot_reader import SnapshotReader
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE
+from deltaferry.ports.access import NbdAddress, SnapshotAccess
 from deltaferry.ports.data_plane import DataProgress, SendDisk, SendJob, SentDisk
 
 _SCRATCH_GRANULES = 16
@@ -42,12 +44,12 @@ class _Disk:
         self._job = job
         self._source = disk
         self._deadline_s = deadline_s
-        self._nbd_timeout_s = settings.nbd_timeout_s
+        self._settings = settings
         self.room = threading.Semaphore(settings.threads_per_disk)
         """For how many of its segments buffers may be in use: a slow disk leaves the others theirs."""
         self._stored = {segment.number: segment for segment in disk.stored}
         self._lock = threading.Lock()
-        self._client: NbdClient | None = None
+        self._client: NbdClient | SnapshotReader | None = None
         self._next = disk.first_segment
         self._handed_out_bytes = 0
         self._first_handed_out: int | None = None
@@ -87,19 +89,24 @@ class _Disk:
         """
         return number != self._first_handed_out and time.monotonic() >= self._deadline_s
 
-    def source(self) -> NbdClient:
+    def source(self) -> NbdClient | SnapshotReader:
         """Return the disk's one connection, made when it is first needed. Raises DISK_READ_FAILED."""
         with self._lock:
             if self._client is None:
-                client = NbdClient(self._source.source, timeout_s=self._nbd_timeout_s)
-                if client.size_bytes < self.capacity_bytes:
-                    client.close()
-                    raise DeltaferryError(
-                        ErrorKind.DISK_READ_FAILED,
-                        f"the export of disk {self.key} has {client.size_bytes} bytes where the disk has {self.capacity_bytes}",
-                    )
-                self._client = client
+                self._client = self._connected(self._source.source)
             return self._client
+
+    def _connected(self, source: NbdAddress | SnapshotAccess) -> NbdClient | SnapshotReader:
+        if isinstance(source, SnapshotAccess):
+            return SnapshotReader(source, self._settings.http, self._settings.page_blob_bytes_per_s)
+        client = NbdClient(source, timeout_s=self._settings.nbd_timeout_s)
+        if client.size_bytes < self.capacity_bytes:
+            client.close()
+            raise DeltaferryError(
+                ErrorKind.DISK_READ_FAILED,
+                f"the export of disk {self.key} has {client.size_bytes} bytes where the disk has {self.capacity_bytes}",
+            )
+        return client
 
     def record(self, segment: StoredSegment, *, read_bytes: int, ours: bool) -> None:
         """Note a segment that is in the log store now, stored by us or found there."""

@@ -24,6 +24,8 @@ _UNGRANTED_S = 0.15
 """How much of the limit is kept for later while nobody wants it, or the grants are late."""
 _UNTAKEN_S = 0.1
 """How much of the limit one transfer may have been granted and not taken: with the above, a burst is at most a quarter second's."""
+_LEFT_TO_OTHERS = 0.1
+"""The share of the limit that all but the pre-failover cycles together keep, however high the weight is set."""
 _OWED_S = 0.5
 _REPAID = 0.05
 """What could not be granted in time, because this process had no processor for longer than may be kept, is made up for by so much
@@ -166,10 +168,11 @@ class Budget:
                 if transfer.frozen or transfer.untaken < 0:
                     self._call_back(transfer, leave_bytes=transfer.quantum)
             moving = [transfer for transfer in self._transfers.values() if transfer.active(now_s)]
-            self._announce(moving, limit)
+            urgent = self._weight_of_urgent(moving)
+            self._announce(moving, limit, urgent)
             most = max(limit * _UNTAKEN_S, 2 * _LEAST_QUANTUM_BYTES)
             claims = [
-                Claim(self._weight(transfer), max(0.0, min(transfer.wanted - transfer.granted, most - transfer.untaken)))
+                Claim(urgent if transfer.urgent else 1, max(0.0, min(transfer.wanted - transfer.granted, most - transfer.untaken)))
                 for transfer in moving
             ]
             self._short = sum(claim.demand for claim in claims) > self._left_bytes
@@ -199,14 +202,20 @@ class Budget:
             if self._short:
                 self._owed_bytes = min(self._owed_bytes + too_much, limit * _OWED_S)
 
-    def _weight(self, transfer: _Transfer) -> int:
-        return self._urgent_weight if transfer.urgent else 1
+    def _weight_of_urgent(self, moving: list[_Transfer]) -> float:
+        """Return the weight of an urgent transfer: never so high that the others together keep less than their part."""
+        urgent = sum(transfer.urgent for transfer in moving)
+        others = len(moving) - urgent
+        if not urgent or not others:
+            return self._urgent_weight
+        highest = others / urgent * (1 - _LEFT_TO_OTHERS) / _LEFT_TO_OTHERS
+        return max(1.0, min(self._urgent_weight, highest))
 
-    def _announce(self, moving: list[_Transfer], limit: float) -> None:
+    def _announce(self, moving: list[_Transfer], limit: float, urgent_weight: float) -> None:
         """Tell each transfer what it can expect, so that it takes no larger slices and looks no more often than is sensible."""
-        weights = sum(self._weight(transfer) for transfer in moving)
+        weights = sum(urgent_weight if transfer.urgent else 1 for transfer in moving)
         for transfer in moving:
-            rate = limit * self._weight(transfer) / weights
+            rate = limit * (urgent_weight if transfer.urgent else 1) / weights
             transfer.quantum = int(min(max(rate * _QUANTUM_S, _LEAST_QUANTUM_BYTES), PACED_SLICE_BYTES))
             self._rows.put(transfer.row, Word.QUANTUM, transfer.quantum)
             self._rows.put(transfer.row, Word.RATE, int(rate))

@@ -83,6 +83,7 @@ class ErrorKind(StrEnum):
     # ours
     INTERRUPTED = "Interrupted"
     RESYNC_REPEATS = "ResyncRepeats"
+    RPO_EXCEEDED = "RpoExceeded"
     INTERNAL = "Internal"
 
 
@@ -403,6 +404,12 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
         "The same cause leads to a resync again and again.",
         "Mend the cause that the message names; a resync mends only its effect.",
         False,
+        _O,
+    ),
+    _K.RPO_EXCEEDED: ErrorRecord(
+        "Cycles take longer, wait longer or fail more often than the replication policy's RPO threshold allows.",
+        "Read what the replication waits for; lift limits, windows or the throttle, or set a threshold that can be met.",
+        True,
         _O,
     ),
     _K.INTERNAL: ErrorRecord("A defect of Deltaferry.", "Report it with the workflow's history.", True, _D),

@@ -12,6 +12,9 @@ from deltaferry.model.replication import ReplicationRef, Store
 CLAIM_KEY = "deltaferry.claim"
 """The extraConfig key that holds a VM's claim."""
 
+FAILBACK_KEY = "deltaferry.failback"
+"""The extraConfig key that stands while a VM's disks are written from Azure."""
+
 SNAPSHOT_DESCRIPTION = "Taken by Deltaferry for replication. It is removed when the cycle's data is read."
 
 INSTALLATION_PATTERN = re.compile(r"[a-z0-9-]{1,12}")
@@ -184,6 +187,20 @@ VM_BEFORE = "vm-before"
 
 POWER_OFFS = "power-offs"
 """The gateway container's object with the instants at which we began to power the source off."""
+
+
+FAILBACK_LEFT = "failback-left"
+"""The gateway container's object that says how we left the disks at the site after the last write from Azure."""
+
+
+def hashes_name(cycle_key: str, disk_key: int, number: int) -> str:
+    """Return the name of a chunk of the checksums of a managed disk's snapshot, in a pass back to the site."""
+    return f"{cycle_prefix(cycle_key)}{disk_key}/hashes-{number:06d}"
+
+
+def disk_snapshot_name(replication: ReplicationRef, disk_key: int, cycle_key: str) -> str:
+    """Return the name of a managed disk's snapshot in a pass back to the site: at most 80 of `[a-z0-9-]` (facts A1)."""
+    return f"df-{replication.replication_id}-{disk_key}-{cycle_key.removeprefix('reverse-')}"
 
 
 def present_name(cycle_key: str) -> str:

@@ -3,6 +3,7 @@
 The value of a state is what a person reads; that of an operation is its update's and signal's name.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -68,6 +69,45 @@ TEST_STATES = frozenset({
     DrState.READY,
 })  # fmt: skip
 """States in which replication goes on as if there were no test."""
+
+
+TESTS_UP = frozenset({DrState.TEST_FAILED, DrState.CLEAN_UP_PENDING, DrState.CLEAN_UP_FAILED})
+"""States of a test that wait for its clean-up."""
+
+NO_CYCLES = frozenset({
+    MigrationState.MIGRATED,
+    DrState.FAILOVER_IN_PROGRESS,
+    DrState.FAILOVER_FAILED,
+    DrState.FAILED_OVER,
+    DrState.COMMITTED,
+    DrState.FAILBACK_READY,
+    DrState.FAILBACK_IN_PROGRESS,
+    DrState.FAILBACK_FAILED,
+    DrState.FAILED_BACK,
+})  # fmt: skip
+"""States in which no cycle and no resync runs: the VM is in Azure, or a recovery point must stay the latest."""
+
+IN_FAILOVER = frozenset(state for state in NO_CYCLES if isinstance(state, DrState))
+"""States from the request of a failover until it was cancelled, or the failback committed."""
+
+_SHOWN_FIRST = (
+    DrState.CLEAN_UP_FAILED,
+    DrState.TEST_IN_PROGRESS,
+    DrState.TEST_QUEUED,
+    DrState.CLEAN_UP_IN_PROGRESS,
+    DrState.TEST_FAILED,
+    DrState.CLEAN_UP_PENDING,
+)
+
+
+def shown_migration_state(state: AnyMigrationState, tests: Collection[DrState], *, tested: bool) -> AnyMigrationState:
+    """Return what is shown as the migration state: that of tests, unless a migration or a failover has one of its own.
+
+    `tested`: a test has succeeded before.
+    """
+    if state is not MigrationState.TEST_PENDING:
+        return state
+    return next((candidate for candidate in _SHOWN_FIRST if candidate in tests), DrState.READY if tested else state)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ one committed last, and a point's age counts from the earlier of its source time
 future keeps nothing for ever.
 """
 
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -31,6 +32,27 @@ class PointChoice:
     choice: Choice = Choice.LATEST
     cycle_key: str = ""
     instant: datetime | None = None
+
+
+_CYCLE_KEY = re.compile(r"[0-9]+-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def parse_choice(text: str) -> PointChoice | str:
+    """Return which point an operator's text means, or a sentence that says what to write."""
+    if text in (Choice.LATEST, Choice.LATEST_APP_CONSISTENT):
+        return PointChoice(Choice(text))
+    if _CYCLE_KEY.fullmatch(text):
+        return PointChoice(Choice.CHOSEN, text)
+    try:
+        instant = datetime.fromisoformat(text)
+    except ValueError:
+        instant = None
+    if instant is None or instant.tzinfo is None:
+        return (
+            f"{text[:80]!r} names no recovery point: write latest, latest-app-consistent, a point's cycle key, "
+            "or an instant with its time zone, such as 2026-11-22T12:00:00Z."
+        )
+    return PointChoice(Choice.AT_OR_BEFORE, instant=instant)
 
 
 def in_order(points: Iterable[RecoveryPointRecord]) -> list[RecoveryPointRecord]:

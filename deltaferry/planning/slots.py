@@ -39,7 +39,7 @@ from deltaferry.planning.slot_vectors import (
 
 __all__ = [
     "Lease", "Priority", "SlotLimits", "SlotRequest", "Taken", "clamped", "effective_priority", "grant", "in_order", "over_limits",
-    "refusal_of_replication", "resumed", "to_yield", "without_transfer",
+    "refusal_of_replication", "resumed", "to_yield", "without_transfer", "yielding",
 ]  # fmt: skip
 
 _Identity = tuple[str, str]
@@ -96,7 +96,20 @@ def to_yield(
     closed_appliances: frozenset[str] = frozenset(),
     asked: frozenset[str] = frozenset(),
 ) -> tuple[Lease, ...]:
-    """Return the leases whose holders should give their transfer slots back at their chunk's end, in the order chosen.
+    """Return the leases whose holders should give their transfer slots back at their chunk's end, in the order chosen."""
+    return tuple(lease for lease, _ in yielding(waiting, leases, limits, now, short_of_space, closed_appliances, asked))
+
+
+def yielding(
+    waiting: Iterable[SlotRequest],
+    leases: Iterable[Lease],
+    limits: SlotLimits,
+    now: datetime,
+    short_of_space: frozenset[str] = frozenset(),
+    closed_appliances: frozenset[str] = frozenset(),
+    asked: frozenset[str] = frozenset(),
+) -> tuple[tuple[Lease, SlotRequest], ...]:
+    """Return the leases whose holders should give their transfer slots back, and for which request each.
 
     They do so for a request that lacks transfer slots only, has a strictly better effective priority than the lease's
     class, and will fit once they have: as few as are needed, the least urgent and the youngest of them first. What
@@ -112,7 +125,7 @@ def to_yield(
     for lease in may_give:
         on_host.setdefault(lease.host, []).append(lease)
     more_urgent = [request for request in waiting if effective_priority(request, limits, now) < least_urgent]
-    chosen: dict[_Identity, Lease] = {}
+    chosen: dict[_Identity, tuple[Lease, SlotRequest]] = {}
     for effective, request in _able_to_start(more_urgent, leases, limits, now, closed_appliances):
         lacking = taken.lacking(request, limits, short_of_space)
         if lacking and lacking[0].kind is not Kind.DATASTORE:
@@ -124,7 +137,7 @@ def to_yield(
                 if lease.priority > effective and _identity(lease) not in chosen
             ]
             for lease in _fewest(less_urgent, request.host, request.appliance, from_host, from_appliance, asked):
-                chosen[_identity(lease)] = lease
+                chosen[_identity(lease)] = (lease, request)
                 taken.add_transfer(lease.appliance, lease.host, -lease.disks)
                 lacking = ()
         if lacking:

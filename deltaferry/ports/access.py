@@ -26,3 +26,16 @@ class BlobAccess:
     url: str
     query: str = field(repr=False)
     ca_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotAccess:
+    """Read access to a managed disk's snapshot, which Azure shows as a page blob: where it is, and its name there."""
+
+    place: BlobAccess
+    name: str
+
+    @property
+    def signed_url(self) -> str:
+        """The URL with its signature: never for a log, an error or a repr."""
+        return f"{self.place.url}/{self.name}?{self.place.query}"

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from deltaferry.model.replication import StoredSegment
-from deltaferry.ports.access import BlobAccess, NbdAddress
+from deltaferry.ports.access import BlobAccess, NbdAddress, SnapshotAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,8 @@ class SendDisk:
 
     disk_key: int
     capacity_bytes: int
-    source: NbdAddress
+    source: NbdAddress | SnapshotAccess
+    """A disk as a host exports it; for failback, the snapshot of a managed disk."""
     plan: bytes = field(repr=False)
     first_segment: int
     stored: tuple[StoredSegment, ...]

@@ -12,6 +12,7 @@ from deltaferry.vsphere import (
     claims,
     consolidation,
     datastores,
+    failback_marks,
     guard,
     inventory,
     power,
@@ -154,6 +155,16 @@ class VSphere:
         """Set, by NIC key, whether each NIC connects at power-on."""
         with vsphere_errors(f"setting the network adapters of VM {instance_uuid}"):
             guard.set_nics_at_power_on(self._session, instance_uuid, connected)
+
+    def mark_failback(self, instance_uuid: str, holder: Claim, line: str) -> None:
+        """Mark the VM as one whose disks are written from Azure."""
+        with vsphere_errors(f"marking VM {instance_uuid} for failback"):
+            failback_marks.mark_failback(self._session, instance_uuid, holder, line)
+
+    def unmark_failback(self, instance_uuid: str, holder: Claim, line: str) -> None:
+        """Take the failback mark away."""
+        with vsphere_errors(f"taking the failback mark off VM {instance_uuid}"):
+            failback_marks.unmark_failback(self._session, instance_uuid, holder, line)
 
     def datastore_space(self, instance_uuid: str) -> tuple[DatastoreSpace, ...]:
         """Return the room on every datastore that the VM's disks or snapshots are on, as it is at this moment."""

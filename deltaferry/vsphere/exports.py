@@ -42,16 +42,24 @@ class PlainNbdExports:
     @contextmanager
     def open(self, vm: SourceVm, snapshot: Snapshot, disk_key: int) -> Iterator[NbdAddress]:
         """Give the address of one disk, on the host that has the VM. Raises BAD_CONFIGURATION, DISK_READ_FAILED."""
+        _disk_of(snapshot, disk_key)
+        yield self._address(vm, f"snapshot={snapshot.moref}" if snapshot.moref else f"present={vm.moref}", disk_key)
+
+    @contextmanager
+    def open_writable(self, vm: SourceVm, present: Snapshot, disk_key: int) -> Iterator[NbdAddress]:
+        """Give the address of one disk of a powered-off VM for its one writer. Raises BAD_CONFIGURATION, DISK_READ_FAILED."""
+        _disk_of(present, disk_key)
+        yield self._address(vm, f"writable={vm.moref}", disk_key)
+
+    def _address(self, vm: SourceVm, state: str, disk_key: int) -> NbdAddress:
         if vm.host not in self._hosts:
             known = ", ".join(sorted(self._hosts)) or "none"
             raise DeltaferryError(
                 ErrorKind.BAD_CONFIGURATION,
                 f"no NBD address is configured for ESXi host {vm.host!r}, which runs {vm.name}; known: {known}",
             )
-        _disk_of(snapshot, disk_key)
         host, port = self._hosts[vm.host]
-        state = f"snapshot={snapshot.moref}" if snapshot.moref else f"present={vm.moref}"
-        yield NbdAddress(export=f"{state};disk={disk_key}", host=host, port=port)
+        return NbdAddress(export=f"{state};disk={disk_key}", host=host, port=port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,17 @@ class VddkExports:
 
         Raises BAD_CONFIGURATION where nbdkit, its vddk plugin or VDDK is missing, VSPHERE_UNREACHABLE, DISK_READ_FAILED.
         """
+        with self._serve(vm, snapshot, disk_key, writable=False) as address:
+            yield address
+
+    @contextmanager
+    def open_writable(self, vm: SourceVm, present: Snapshot, disk_key: int) -> Iterator[NbdAddress]:
+        """Export one disk of a powered-off VM for its one writer: VDDK opens it exclusively. Raises as `open` does."""
+        with self._serve(vm, present, disk_key, writable=True) as address:
+            yield address
+
+    @contextmanager
+    def _serve(self, vm: SourceVm, snapshot: Snapshot, disk_key: int, *, writable: bool) -> Iterator[NbdAddress]:
         disk = _disk_of(snapshot, disk_key)
         program = self._check_installation()
         thumbprint = certificate_thumbprint(self._endpoint)
@@ -112,7 +131,7 @@ class VddkExports:
         what = f"disk {disk_key} of {vm.name}"
         with (
             tempfile.TemporaryDirectory(prefix="nbd-", dir=self._settings.work_directory) as folder,
-            serving(program, Path(folder), what, self._password(), plugin) as path,
+            serving(program, Path(folder), what, self._password(), plugin, writable=writable) as path,
         ):
             yield NbdAddress(export="", unix_path=str(path))
 

@@ -22,8 +22,16 @@ _SOCKET_PATH_MAX = 107
 
 
 @contextmanager
-def serving(program: str, folder: Path, what: str, password: str, plugin: Callable[[str], tuple[str, ...]]) -> Iterator[Path]:
-    """Run nbdkit read-only on a Unix socket in `folder` until the context ends, and give the socket's path.
+def serving(
+    program: str,
+    folder: Path,
+    what: str,
+    password: str,
+    plugin: Callable[[str], tuple[str, ...]],
+    *,
+    writable: bool = False,
+) -> Iterator[Path]:
+    """Run nbdkit, read-only unless `writable`, on a Unix socket in `folder` until the context ends, and give the socket's path.
 
     `plugin` makes the plugin's name and parameters of the password parameter's value, `-<descriptor>`: the password
     itself is in no argument and no environment. `--exit-with-parent` ends nbdkit with the thread that entered here,
@@ -32,7 +40,7 @@ def serving(program: str, folder: Path, what: str, password: str, plugin: Callab
     path, log = folder / "socket", folder / "log"
     if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
         raise DeltaferryError(ErrorKind.BAD_CONFIGURATION, f"the work directory {folder} is too long for a Unix socket's path")
-    process = _start(program, path, log, password, plugin)
+    process = _start(program, path, log, password, plugin, writable)
     try:
         _wait_until_ready(process, path, log, what)
         yield path
@@ -41,13 +49,14 @@ def serving(program: str, folder: Path, what: str, password: str, plugin: Callab
 
 
 def _start(
-    program: str, path: Path, log: Path, password: str, plugin: Callable[[str], tuple[str, ...]]
+    program: str, path: Path, log: Path, password: str, plugin: Callable[[str], tuple[str, ...]], writable: bool
 ) -> subprocess.Popen[bytes]:
     read_end, write_end = os.pipe()
     try:
         with os.fdopen(write_end, "wb") as pipe:
             pipe.write(password.encode())
-        command = (program, "--exit-with-parent", "--readonly", "--foreground", "--unix", str(path), *plugin(f"-{read_end}"))
+        mode = () if writable else ("--readonly",)
+        command = (program, "--exit-with-parent", *mode, "--foreground", "--unix", str(path), *plugin(f"-{read_end}"))
         with log.open("wb") as output:
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, pass_fds=(read_end,))
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from deltaferry.model.vm import PowerState
 from deltaferry.ports.access import Beat
+from deltaferry.vsphere.failback_marks import require_unmarked
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import read_object
 from deltaferry.vsphere.session import Session
@@ -39,10 +40,11 @@ def power_off(session: Session, instance_uuid: str, beat: Beat) -> None:
 
 
 def power_on(session: Session, instance_uuid: str, beat: Beat) -> None:
-    """Power on; no-op when on. Raises VSPHERE_BUSY."""
+    """Power on; no-op when on. Raises VSPHERE_BUSY, OPERATION_REFUSED while the VM is marked for failback."""
     vm = locate(session, instance_uuid)
     if _state(session, vm) is PowerState.ON:
         return
+    require_unmarked(session, vm, "powering the VM on")
     try:
         wait_for_task(session, vm.PowerOnVM_Task(None), beat)
     except vim.fault.InvalidPowerState as fault:

@@ -5,6 +5,7 @@ from deltaferry.model.vm import Snapshot
 from deltaferry.ports.access import Beat
 from deltaferry.vsphere.devices import snapshot_disks
 from deltaferry.vsphere.errors import SNAPSHOT_RULES, vsphere_errors
+from deltaferry.vsphere.failback_marks import require_unmarked
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import read_object
 from deltaferry.vsphere.session import Session
@@ -21,13 +22,14 @@ def take_snapshot(session: Session, instance_uuid: str, name: str, description: 
 
     Running creations are waited for before the tree is read: CreateSnapshot is not idempotent, and its task outlives
     an attempt that died. Crash-consistent: without memory, not quiesced. Raises SNAPSHOT_REFUSED, VSPHERE_BUSY,
-    DATASTORE_FULL.
+    DATASTORE_FULL, OPERATION_REFUSED while the VM is marked for failback.
     """
     _must_be_ours(name, "taken")
     vm = locate(session, instance_uuid)
     wait_for_running(session, vm, CREATE_SNAPSHOT_TASKS, beat)
     present = _named(list_snapshots(session, vm), name)
     if present is None:
+        require_unmarked(session, vm, "taking a snapshot")
         with vsphere_errors(f"taking snapshot {name} of VM {instance_uuid}", rules=SNAPSHOT_RULES):
             wait_for_task(session, vm.CreateSnapshotEx_Task(name, description, False, None), beat)
         present = _named(list_snapshots(session, vm), name)

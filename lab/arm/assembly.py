@@ -5,6 +5,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.arm.automation import Automation
 from lab.arm.calls import Provider
 from lab.arm.disk_access import DiskAccess
 from lab.arm.disks import Disks
@@ -38,6 +39,13 @@ DEFAULT_SEED: Json = {
                 {"name": "default", "address_prefix": "10.0.0.0/24"},
                 {"name": "isolated", "address_prefix": "10.0.1.0/24"},
             ],
+        }
+    ],
+    "automation_accounts": [
+        {
+            "resource_group": "rg-target",
+            "name": "automation",
+            "runbooks": [{"name": "Update-Dns", "seconds": 1.0, "output": "updated\n"}],
         }
     ],
 }
@@ -99,7 +107,7 @@ def assemble(options: Options, token: str) -> Parts:
         NetworkInterfaces(world, operations),
     ]
     buckets = Buckets(options.throttling_scale)
-    router = Router(world, operations, buckets, providers, token)
+    router = Router(world, operations, buckets, providers, Automation(world, seed.get("automation_accounts", [])), token)
     serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     serving.minimum_version = ssl.TLSVersion.TLSv1_2
     serving.load_cert_chain(options.certificate, options.key)

@@ -4,6 +4,8 @@ import hmac
 from collections.abc import Callable
 from urllib.parse import quote, urlencode
 
+from lab.arm.automation import NAMESPACE as AUTOMATION
+from lab.arm.automation import Automation
 from lab.arm.calls import Call, Provider, Reply
 from lab.arm.errors import ArmError, Json
 from lab.arm.faults import Faults
@@ -23,8 +25,17 @@ _PAGE = 50
 class Router:
     """Authenticates, throttles and dispatches management requests."""
 
-    def __init__(self, world: World, operations: Operations, buckets: Buckets, providers: list[Provider], token: str) -> None:
+    def __init__(
+        self,
+        world: World,
+        operations: Operations,
+        buckets: Buckets,
+        providers: list[Provider],
+        automation: Automation,
+        token: str,
+    ) -> None:
         self._world, self._operations, self._buckets, self._token = world, operations, buckets, token
+        self._automation = automation
         self._groups = Groups(world)
         self._providers = {provider.type.lower(): provider for provider in providers}
         self._vms = next(provider for provider in providers if isinstance(provider, VirtualMachines))
@@ -62,6 +73,9 @@ class Router:
                 return self._groups.list()
             case ["resourcegroups", _]:
                 return self._groups.one(parts[3], call)
+            case ["resourcegroups", group, "providers", namespace, *rest] if namespace == AUTOMATION:
+                self._world.group(group)
+                return self._automation.handle(group, rest, call)
             case ["resourcegroups", group, "providers", namespace, kind]:
                 self._world.group(group)
                 return self._list(call, f"{namespace}/{kind}", lambda resource: resource.id.group.lower() == group)

@@ -13,13 +13,14 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from deltaferry.model.recovery_points import record_of as point_record
 from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.stand_ins import APPLIANCE, DISKS, TARGET, StandIns, World, new_profile
 from workflows import names
 from workflows.replication_state import EntityState, ReplicateVmInput, Replication
 from workflows.site_messages import ApplianceProfile, Placement, SiteProfile
-from workflows.step_messages import BeginCycleInput, BegunCycle, CommitRecords
+from workflows.step_messages import BeginCycleInput, BegunCycle, CommitRecords, CommitRecordsInput
 
 SITE = "bench"
 HOSTS = 20
@@ -69,9 +70,9 @@ class _SiteStandIns(StandIns):
         return dataclasses.replace(begun, placement=placement_of(request.replication.vm_name))
 
     @activity.defn
-    async def read_commit_records(self, profile: SiteProfile) -> CommitRecords:
+    async def read_commit_records(self, request: CommitRecordsInput) -> CommitRecords:
         """Return the next batch."""
-        world = self.worlds[profile.site]
+        world = self.worlds[request.profile.site]
         assert isinstance(world, SiteWorld)
         return CommitRecords(world.batches.popleft(), ())
 
@@ -106,7 +107,7 @@ def record_of(profile: SiteProfile, vm: str, due: datetime) -> ReplicateVmInput:
         cycles_minted=2,
         jobs_minted=1,
         bases=tuple(DiskBase(disk.key, f"52-{disk.key}/0", disk.capacity_bytes) for disk in DISKS),
-        point=RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in DISKS)),
+        point=point_record(RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in DISKS)), DISKS, now),
         cycles_committed=1,
         next_due=due,
         next_reason="as the bench says",

@@ -43,6 +43,7 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import PlanRef, ReplicatedDisk, ReplicationRef, Store, StoredSegment
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
+from deltaferry.ports.recovery import RecoveryPoints
 from deltaferry.ports.target_cloud import TargetCloud
 from tests.unit.azure.conftest import start_azurite
 from workflows.replication_state import Replication
@@ -90,6 +91,7 @@ class Cycle:
                 self.stores,
                 cast("TargetCloud", None),
                 ProcessDataPlane(),
+                cast("RecoveryPoints", None),
                 TargetDefaults("rg", "net", "sub", "size", "sku"),
             )
         }

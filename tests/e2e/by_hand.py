@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +21,13 @@ from activities.apply import Apply
 from activities.cleanup import SourceCleanup, TargetCleanup
 from activities.prerequisites import SourceChecks
 from activities.resync import ResyncSource, ResyncTarget
+from activities.settling import Settling
 from activities.snapshots import Snapshots
 from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
+from deltaferry.model.recovery_points import record_of
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.planning.ladder import Rung
 from lab.configuration import ACCOUNTS, INSTALLATION
@@ -103,7 +105,7 @@ class ByHand:
         sites, targets = {SITE: site}, {TARGET: dataclasses.replace(build_target(settings, TARGET), chunk_max=chunk_max)}
         self.vm = vm
         self.snapshots, self.transfers = Snapshots(sites), Transfer(sites)
-        self.applies, self.verification = Apply(targets), Verification(targets)
+        self.applies, self.verification, self._settling = Apply(targets), Verification(targets), Settling(targets)
         self.resync_source, self.resync_target = ResyncSource(sites), ResyncTarget(targets)
         self._source_cleanup, self._target_cleanup = SourceCleanup(sites), TargetCleanup(targets)
         self._again = again
@@ -231,9 +233,9 @@ class ByHand:
         """Write the new bases, then settle."""
         capacities = {disk.key: disk.capacity_bytes for disk in self.replication.disks}
         self.state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in begun.disks)
-        self.state.point, self.state.dirty = point, ()
+        self.state.point, self.state.dirty = record_of(point, self.replication.disks, datetime.now(UTC)), ()
         self.state.cycles_committed += 1
-        self.do(self.verification.settle_cycle, SettleInput(self.replication, self.state))
+        self.do(self._settling.settle_cycle, SettleInput(self.replication, self.state, at=datetime.now(UTC)))
 
     # --- resync ---
 
@@ -353,7 +355,7 @@ class ByHand:
         self.do(self.snapshots.release_snapshot, OnReplication(self.replication))
 
     def discard_logs(self) -> None:
-        self.do(self.verification.discard_logs, OnReplication(self.replication))
+        self.do(self._settling.discard_logs, OnReplication(self.replication))
 
     def clean(self) -> None:
         """End the replication."""

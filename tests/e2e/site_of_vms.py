@@ -14,6 +14,7 @@ from lab.settings import DATASTORES, SITE, LabSettings
 from lab.world import World
 from tests.e2e.accidents import quiet
 from tests.e2e.replicated import Replicated
+from tests.e2e.slot_timeline import explain
 from workers.settings import load_settings
 from workers.wiring import site_profile
 from workflows import names
@@ -126,7 +127,7 @@ class SiteOfVms:
             done.set()
             await writer
 
-    def assert_within(self, limits: LabSettings, *, exempt: Iterable[str] = ()) -> None:
+    async def assert_within(self, limits: LabSettings, *, exempt: Iterable[str] = ()) -> None:
         """Assert of all that happened since the lab started, as hosts and datastores saw it, that no limit was exceeded.
 
         `exempt` names VMs that were migrated: a pre-failover delta may exceed the snapshot count of a datastore (spec §3).
@@ -139,8 +140,11 @@ class SiteOfVms:
             assert sum(disks.values()) <= limits.disks_per_appliance, hosts
         for number, datastores in enumerate(seen.snapshots):
             for datastore, vms in datastores.items():
-                counted = sum(disks for name, disks in vms.items() if name not in exempt)
-                assert counted <= limits.snapshots_per_datastore, (
-                    datastore,
-                    seen.snapshots[max(0, number - 4) : number + 4],
-                )
+                counted = {name: disks for name, disks in vms.items() if name not in exempt}
+                if sum(counted.values()) > limits.snapshots_per_datastore:
+                    ids = {vm.name: vm.handle.id for vm in self.vms}
+                    history = await explain(self.vms[0].client, ids, counted)
+                    around = [entry.get(datastore) for entry in seen.snapshots[max(0, number - 4) : number + 4]]
+                    raise AssertionError(
+                        f"{datastore} had {vms} of {limits.snapshots_per_datastore}; around: {around}\n{history}"
+                    )

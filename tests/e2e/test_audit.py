@@ -61,6 +61,7 @@ async def _command(world: World, *arguments: str) -> tuple[int, AuditResult]:
     return done.returncode, _RESULT.validate_python(json.loads(done.stdout.splitlines()[-1]))
 
 
+@pytest.mark.chaos
 async def test_an_audit_in_the_middle_of_a_cycle_finds_nothing_and_touches_nothing(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await hold_a_delta(vm)

@@ -14,7 +14,7 @@ import pytest
 from temporalio.client import Client
 
 from activities.archive import Archive
-from activities.verification import COMMIT_RECORD_ADAPTER
+from activities.settling import COMMIT_RECORD_ADAPTER
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import COMMIT_RECORD, gateway_container
 from deltaferry.model.states import MigrationState, ReplicationState
@@ -110,6 +110,7 @@ async def _replays(vm: Replicated, folder: Path) -> None:
     assert "next starts at" in json.dumps(from_file), "the decisions are explained"
 
 
+@pytest.mark.chaos
 async def test_an_archived_run_is_replayed_and_a_terminated_replication_is_adopted(vm: Replicated, lab: Lab) -> None:
     world = vm.world
     await vm.enable_and_sync()

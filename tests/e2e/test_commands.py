@@ -113,7 +113,13 @@ async def test_initial_replication_refuses_migrate_and_pause_with_the_sentence_a
 
 
 @pytest.mark.parametrize(
-    "state", ["delta", "repair", pytest.param("idle", marks=pytest.mark.chaos), pytest.param("paused", marks=pytest.mark.chaos)]
+    "state",
+    [
+        "delta",
+        pytest.param("repair", marks=pytest.mark.chaos),
+        pytest.param("idle", marks=pytest.mark.chaos),
+        pytest.param("paused", marks=pytest.mark.chaos),
+    ],
 )
 async def test_stop_leaves_nothing_behind_and_the_vm_can_be_enabled_again(vm: Replicated, state: str) -> None:
     await vm.enable_and_sync()
@@ -171,6 +177,7 @@ async def test_migrate_during_a_delta_is_queued_behind_it_and_complete_ends_it(v
     await vm.committed(1)
 
 
+@pytest.mark.chaos
 async def test_resume_after_a_migration_goes_back_to_deltas_and_a_second_migration_leaves_the_first_vm_alone(
     vm: Replicated,
 ) -> None:
@@ -197,6 +204,7 @@ async def test_resume_after_a_migration_goes_back_to_deltas_and_a_second_migrati
     assert set(_in_azure(vm)) > made
 
 
+@pytest.mark.chaos
 async def test_keep_source_running_completes_with_information(vm: Replicated) -> None:
     await vm.enable_and_sync()
     status = await vm.migrate(keep_source_running=True)
@@ -208,6 +216,7 @@ async def test_keep_source_running_completes_with_information(vm: Replicated) ->
     vm.assert_target_identical(status)
 
 
+@pytest.mark.chaos
 async def test_a_source_that_is_already_off_is_migrated_with_one_delta(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)
@@ -247,6 +256,7 @@ async def test_a_quota_that_refuses_the_vm_leaves_nothing_in_azure_and_rollback_
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_after_a_failed_import_migrate_succeeds_without_a_new_full_copy(vm: Replicated) -> None:
     await vm.enable_and_sync()
     vm.world.arm_control.set_quota(disks=len(vm.world.arm_control.resources("disks")) + 1)
@@ -264,6 +274,7 @@ async def test_after_a_failed_import_migrate_succeeds_without_a_new_full_copy(vm
     assert sum(cycle.bytes_read for cycle in later) < 4 * MIB
 
 
+@pytest.mark.chaos
 async def test_a_guest_that_never_shuts_down_fails_with_the_remedy_and_is_powered_off_where_that_is_allowed(
     vm: Replicated,
 ) -> None:

@@ -299,7 +299,7 @@ _DAMAGED, _OTHER, _MISSING = ErrorKind.SEGMENT_DAMAGED, ErrorKind.MANIFEST_MISMA
         pytest.param(listed(flip_a_bit), _DAMAGED, id="flipped-bit-listed", marks=pytest.mark.chaos),
         pytest.param(listed(truncate), _DAMAGED, id="truncated-listed", marks=pytest.mark.chaos),
         pytest.param(listed(exchange), _DAMAGED, id="exchanged-listed", marks=pytest.mark.chaos),
-        pytest.param(listed(lend_another_disks_segment), _DAMAGED, id="of-another-disk-listed"),
+        pytest.param(listed(lend_another_disks_segment), _DAMAGED, id="of-another-disk-listed", marks=pytest.mark.chaos),
     ],
 )
 async def test_a_damaged_segment_fails_the_cycle_and_the_next_one_repairs_it(

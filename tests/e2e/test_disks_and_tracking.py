@@ -235,6 +235,7 @@ async def test_zeros_written_in_a_delta_are_zero_on_the_seed_and_only_cleared(vm
     assert writes["clears"] >= 1
 
 
+@pytest.mark.chaos
 async def test_what_is_not_allocated_is_neither_read_nor_sent_nor_written(make_of: Callable[..., Replicated]) -> None:
     vm = make_of("thin", (8 * MIB, os.urandom(MIB)), (16 * MIB, b""))
     since = requests_so_far(vm)
@@ -306,6 +307,7 @@ async def test_a_changed_set_of_disks_parks_the_replication_and_no_snapshot_is_t
     assert sentence.format(key=vm.source.disks[1].key, new=new) in message
 
 
+@pytest.mark.chaos
 async def test_a_reset_of_change_tracking_ends_in_repair_pending_at_once(make: Make) -> None:
     vm = make("tracking-reset", _SMALL)
     await vm.enable_and_sync()
@@ -319,6 +321,7 @@ async def test_a_reset_of_change_tracking_ends_in_repair_pending_at_once(make: M
     assert vm.seed_bytes(0) == committed
 
 
+@pytest.mark.chaos
 async def test_a_vm_that_another_installation_has_claimed_is_left_alone(make: Make, worker_environment: None) -> None:
     vm = make("claimed", _SMALL)
     await vm.enable_and_sync()
@@ -428,6 +431,7 @@ async def test_no_snapshot_is_taken_until_the_disks_are_consolidated(vm: Replica
     assert await all_committed(vm)
 
 
+@pytest.mark.chaos
 async def test_an_initial_replication_that_loses_its_snapshot_goes_on_under_a_new_one_and_keeps_what_it_copied(
     make_of: Callable[..., Replicated],
 ) -> None:
@@ -452,6 +456,7 @@ async def test_an_initial_replication_that_loses_its_snapshot_goes_on_under_a_ne
 # --- a vCenter that is not always there ---
 
 
+@pytest.mark.chaos
 async def test_a_session_that_expires_in_the_middle_of_a_cycle_is_renewed(vm: Replicated) -> None:
     logins = vm.world.vcenter_control.calls()["Login"]
     vm.scribble(3)
@@ -462,6 +467,7 @@ async def test_a_session_that_expires_in_the_middle_of_a_cycle_is_renewed(vm: Re
     assert await all_committed(vm)
 
 
+@pytest.mark.chaos
 async def test_a_vcenter_that_does_not_answer_for_some_seconds_delays_a_cycle_and_fails_none(vm: Replicated) -> None:
     vm.scribble(3)
     async with stopped_at(vm.world, "gateway", f"{gateway_container(vm.reference)}/cycles/", "PutBlob"):

@@ -71,6 +71,7 @@ async def stuck(vm: Replicated) -> Replicated:
     return vm
 
 
+@pytest.mark.chaos
 async def test_a_source_whose_consolidation_is_stuck_is_migrated_without_a_snapshot_and_held_meanwhile(stuck: Replicated) -> None:
     vm, control = stuck, stuck.world.vcenter_control
     await asked_to_shut_down(vm)

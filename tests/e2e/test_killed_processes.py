@@ -67,6 +67,7 @@ async def test_workers_killed_in_the_middle_are_replaced_without_sending_a_store
     await assert_in_order(vm)
 
 
+@pytest.mark.chaos
 async def test_killed_data_processes_cost_an_attempt_and_not_their_worker(lab: Lab, vm: Replicated) -> None:
     await vm.enable_and_sync()
     known = await quiet(vm)

@@ -98,6 +98,7 @@ async def test_initial_replication_cancel(vm: Replicated) -> None:
     await goes_on_with_deltas(vm, copies=2)
 
 
+@pytest.mark.chaos
 async def test_initial_replication_reset(vm: Replicated) -> None:
     await enable_and_hold(vm)
     await reset(vm, to_the_first_task=True)
@@ -165,6 +166,7 @@ async def _hold_an_on_demand_delta(vm: Replicated) -> None:
         vm.world.vcenter_control.set_times(snapshot_s=0.05)
 
 
+@pytest.mark.chaos
 async def test_migration_terminate(vm: Replicated) -> None:
     await _hold_an_on_demand_delta(vm)
     await terminate(vm)

@@ -187,6 +187,7 @@ async def test_a_cutover_that_loses_tracking_shows_what_a_resync_takes_and_the_c
         assert choice.value in status.allowed
 
 
+@pytest.mark.chaos
 async def test_migrate_now_after_it_resynchronises_with_the_source_off_and_goes_on(vm: Replicated) -> None:
     await failed_cutover(vm)
     await vm.handle.execute_update("migrate_now")

@@ -104,7 +104,7 @@ def revert(vm: Replicated) -> None:
         pytest.param(revert, ErrorKind.CBT_RESET, marks=pytest.mark.chaos),
         pytest.param(delete_a_seed, ErrorKind.SEED_MISSING, marks=pytest.mark.chaos),
         pytest.param(grow_a_disk, ErrorKind.DISKS_CHANGED, marks=pytest.mark.chaos),
-        (add_a_disk, ErrorKind.DISKS_CHANGED),
+        pytest.param(add_a_disk, ErrorKind.DISKS_CHANGED, marks=pytest.mark.chaos),
         pytest.param(remove_a_disk, ErrorKind.DISKS_CHANGED, marks=pytest.mark.chaos),
     ],
     ids=["reset", "reverted", "seed-deleted", "grown", "added", "removed"],
@@ -138,6 +138,7 @@ async def _migrated(vm: Replicated) -> StatusView:
     return await vm.migrate()
 
 
+@pytest.mark.chaos
 async def test_without_auto_repair_it_waits_for_repair_and_stop_cuts_a_resync(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await paused(vm)

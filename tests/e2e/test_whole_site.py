@@ -52,6 +52,7 @@ async def site(lab: Lab, client: Client, request: pytest.FixtureRequest) -> Asyn
         await asyncio.gather(*(vm.discard() for vm in each.vms))
 
 
+@pytest.mark.chaos
 async def test_several_vms_keep_the_sites_limits_and_lose_nothing_while_a_worker_dies(
     lab: Lab, client: Client, site: list[SiteOfVms]
 ) -> None:
@@ -67,7 +68,7 @@ async def test_several_vms_keep_the_sites_limits_and_lose_nothing_while_a_worker
     await vms.until_all_is_sent()
     await vms.assert_identical()
     await vms.stop()
-    vms.assert_within(_SETTINGS)
+    await vms.assert_within(_SETTINGS)
 
 
 @pytest.mark.chaos
@@ -98,9 +99,10 @@ async def test_twenty_vms_keep_the_sites_limits_and_lose_nothing_while_workers_d
     await migrated.complete()
     await vms.stop(but=[migrated])
     await asyncio.to_thread(migrated.assert_nothing_left)
-    vms.assert_within(_SETTINGS, exempt=[migrated.name])
+    await vms.assert_within(_SETTINGS, exempt=[migrated.name])
 
 
+@pytest.mark.chaos
 async def test_a_reassigned_replication_is_sent_by_its_new_appliance_and_survives_its_death(lab: Lab, client: Client) -> None:
     slots = await start_arbiter(lab.world, client)
     vm = await asyncio.to_thread(Replicated.create, lab.world, client, "edge", (9 * MIB,))

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 from console.main import app
 from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import MigrationState, Operation, ReplicationState
+from deltaferry.planning.dr_states import AnyOperation, DrOperation
 from deltaferry.planning.transitions import Situation, allowed
-from workflows import names, operator_input
+from workflows import names, operator_input, plan_input, policy_input
 from workflows.refusals import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -24,10 +25,13 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 GUIDE = ROOT / "docs" / "operators-guide.md"
 
 SHELLS = ("sh", "console")
-WIRE_TYPES = {name: getattr(operator_input, name) for name in EXAMPLES}
+WIRE_TYPES = {
+    name: next(vars(module)[name] for module in (operator_input, plan_input, policy_input) if name in vars(module))
+    for name in EXAMPLES
+}
 """The types that people write, by the name that stands behind `json` at the head of an example."""
 
-OF_VERB = {
+OF_VERB: dict[AnyOperation, str] = {
     Operation.PAUSE: "Reason",
     Operation.RESUME: "Reason",
     Operation.RETRY: "Reason",
@@ -39,8 +43,18 @@ OF_VERB = {
     Operation.STOP: "EndOptions",
     Operation.COMPLETE: "EndOptions",
     Operation.UPDATE_TARGET: "TargetProperties",
+    DrOperation.TEST_MIGRATE: "TestOptions",
+    DrOperation.CLEAN_UP: "CleanUpOptions",
+    DrOperation.FAILOVER: "FailoverOptions",
+    DrOperation.CHANGE_POINT: "ChangePointOptions",
+    DrOperation.UPDATE_POLICY: "PolicyOptions",
 }
-OF_WORKFLOW = {names.ENABLE_REPLICATION: "EnableInput", names.ADOPT_REPLICATIONS: "AdoptInput", names.SITE_AUDIT: "AuditInput"}
+OF_WORKFLOW = {
+    names.ENABLE_REPLICATION: "EnableInput",
+    names.ADOPT_REPLICATIONS: "AdoptInput",
+    names.SITE_AUDIT: "AuditInput",
+    names.RECOVERY_PLAN: "PlanInput",
+}
 
 BEFORE_THE_FIRST_COPY = (ReplicationState.INITIAL_QUEUED, ReplicationState.INITIAL_IN_PROGRESS, ReplicationState.INITIAL_FAILED)
 AFTER_A_MIGRATION = (ReplicationState.COMPLETE_IN_PROGRESS, ReplicationState.COMPLETE_FAILED)
@@ -116,6 +130,10 @@ def subcommand(name: str) -> object:
 def test_a_command_exists_and_takes_what_is_shown(place: str, words: list[str]) -> None:
     command = subcommand(words[0])
     assert command is not None, f"{place}: there is no command {words[0]}"
+    while hasattr(command, "get_command") and len(words) > 1:  # a group of commands
+        with command.make_context(words[0], [], resilient_parsing=True) as context:  # type: ignore[attr-defined]
+            command, words = command.get_command(context, words[1]), words[1:]
+        assert command is not None, f"{place}: there is no such command {words[0]}"
     in_a_sentence = ":" not in place and len(words) == 1  # it names the command; its arguments are not the point there
     if not in_a_sentence:
         command.make_context(words[0], words[1:])  # type: ignore[attr-defined]

@@ -15,8 +15,10 @@ from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
 
+from deltaferry.model.recovery_points import record_of
 from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.planning.dr_states import AnyMigrationState
 from tests.workflows.stand_ins import APPLIANCE, TARGET, StandIns, World, new_profile
 from workflows import names
 from workflows.register import WORKFLOWS
@@ -81,7 +83,7 @@ class Running:
     async def until_state(self, state: ReplicationState) -> StatusView:
         return await self.until(lambda view: view.replication_state == state.value, state.value)
 
-    async def until_migration(self, state: MigrationState) -> StatusView:
+    async def until_migration(self, state: AnyMigrationState) -> StatusView:
         return await self.until(lambda view: view.migration_state == state.value, state.value)
 
     async def until_committed(self, cycles: int) -> StatusView:
@@ -272,6 +274,9 @@ class Bench:
                     await _terminate(self.client, names.initial_id(workflow_id, number))
                     await _terminate(self.client, names.resync_id(workflow_id, number))
                     await _terminate(self.client, names.migration_id(workflow_id, number))
+                    await _terminate(self.client, names.test_id(workflow_id, number))
+                    await _terminate(self.client, names.clean_up_id(workflow_id, number))
+                    await _terminate(self.client, names.failover_id(workflow_id, number))
 
 
 def commit_record(bench: Bench, vm: str, *, due: bool) -> ReplicateVmInput:
@@ -290,12 +295,14 @@ def commit_record(bench: Bench, vm: str, *, due: bool) -> ReplicateVmInput:
         cycles_minted=2,
         jobs_minted=1,
         bases=bases,
-        point=RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in disks)),
+        point=record_of(RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in disks)), disks, now),
         cycles_committed=1,
         next_due=now if due else now + timedelta(hours=1),
         next_reason="as the test says",
         profile=profile,
     )
+    if state.point is not None:
+        bench.world.points = [state.point]
     return ReplicateVmInput(replication, state)
 
 

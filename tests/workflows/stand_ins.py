@@ -19,8 +19,10 @@ from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 from activities.blackouts import Blackouts
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.inventory import InventorySummary
+from deltaferry.model.recovery_points import PointCopy, RecoveryPointRecord
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE
+from tests.workflows.recovery_stand_ins import RecoveryStandIns, listed
 from workflows.audit_messages import AuditResult, AuditStep, Looked
 from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.site_messages import (
@@ -56,6 +58,7 @@ from workflows.step_messages import (
     CheckSeedResult,
     CleanSourceInput,
     CommitRecords,
+    CommitRecordsInput,
     ComparedDisk,
     CompareDisk,
     CompareInput,
@@ -75,6 +78,7 @@ from workflows.step_messages import (
     SealedCycle,
     SealInput,
     SentChunk,
+    SettledCycle,
     SettleInput,
     ShutDownInput,
     ShutDownResult,
@@ -184,6 +188,14 @@ class World:
     """Appliances that answer again when asked."""
     snapshots_left: int = 0
     """On the VM of a holder that does not run any more."""
+    points: list[RecoveryPointRecord] = field(default_factory=list)
+    """The recovery points, oldest first."""
+    pins: dict[str, str] = field(default_factory=dict)
+    """Holder to the cycle key of the point that it has pinned."""
+    copies: dict[str, tuple[PointCopy, ...]] = field(default_factory=dict)
+    """Job to its copies of a point's disks."""
+    vms: dict[str, str] = field(default_factory=dict)
+    """Job to the name of the VM that it has made from a recovery point."""
     elsewhere: Placement | None = None
     """Where the VMs have been moved to."""
     powered_on: bool = True
@@ -197,6 +209,8 @@ class World:
     """Replication id to the number on its seed disks."""
     records: dict[str, ReplicateVmInput] = field(default_factory=dict)
     """Replication id to its commit record."""
+    page_records: int = 1000
+    """So many commit records are read at a time."""
     archived: list[str] = field(default_factory=list)
     """Run ids whose histories were archived."""
     delays: dict[str, Callable[[Any], timedelta]] = field(default_factory=dict)
@@ -354,7 +368,7 @@ def _compared(world: World, cycle_key: str, disk: CompareDisk) -> ComparedDisk:
     return ComparedDisk(disk.disk_key, end, plan, end - disk.position_bytes)
 
 
-class StandIns:
+class StandIns(RecoveryStandIns):
     """The activities. Which world a call belongs to is decided by its site."""
 
     def __init__(self) -> None:
@@ -364,7 +378,8 @@ class StandIns:
         """Return the activities for a worker."""
         defined = (
             getattr(self, name)
-            for name, function in vars(StandIns).items()
+            for kind in (StandIns, RecoveryStandIns)
+            for name, function in vars(kind).items()
             if hasattr(function, "__temporal_activity_definition")
         )
         return list(defined)
@@ -498,10 +513,23 @@ class StandIns:
         return SnapshotsLeft(world.snapshots_left)
 
     @activity.defn
-    async def read_commit_records(self, profile: SiteProfile) -> CommitRecords:
-        world = self._site(profile.site)
-        await world.enter("read_commit_records", "", profile)
-        return CommitRecords(tuple(world.records.values()), ("container-9: nothing was committed yet",))
+    async def read_commit_records(self, request: CommitRecordsInput) -> CommitRecords:
+        world = self._site(request.profile.site)
+        await world.enter("read_commit_records", "", request)
+        wanted = {
+            key: record
+            for key, record in sorted(world.records.items())
+            if request.vm in (None, record.replication.vm_name, record.replication.ref.instance_uuid)
+        }
+        page = [key for key in wanted if key > request.after][: world.page_records]
+        more = bool(page) and page[-1] != max(wanted)
+        known = [record.state.profile for record in wanted.values() if record.state.profile is not None]
+        return CommitRecords(
+            tuple(wanted[key] for key in page),
+            () if more else ("container-9: nothing was committed yet",),
+            page[-1] if more else "",
+            max(known, key=lambda profile: profile.revision, default=None) if not request.after else None,
+        )
 
     @activity.defn
     async def archive_history(self, request: ArchiveInput) -> None:
@@ -690,9 +718,14 @@ class StandIns:
         return SealedCycle(RecoveryPoint(request.cycle_key, request.taken_at, request.seal, snapshots))
 
     @activity.defn
-    async def settle_cycle(self, request: SettleInput) -> None:
+    async def settle_cycle(self, request: SettleInput) -> SettledCycle:
         world = await self._on("settle_cycle", request.replication, request)
         world.records[request.replication.ref.replication_id] = ReplicateVmInput(request.replication, replace(request.state))
+        point = request.state.point
+        if request.record_only or point is None:
+            return SettledCycle()
+        world.points = [*(known for known in world.points if known.cycle_key != point.cycle_key), point]
+        return SettledCycle(listed(world.points))
 
     @activity.defn
     async def discard_logs(self, request: OnReplication) -> None:
@@ -717,7 +750,8 @@ class StandIns:
 
     @activity.defn
     async def delete_target(self, request: DeleteTargetInput) -> None:
-        await self._on("delete_target", request.replication, request)
+        world = await self._on("delete_target", request.replication, request)
+        world.vms.pop(request.job, None)
 
 
 _PLACEMENT = Placement("esx-01", (("datastore-01", 2),))

@@ -11,7 +11,7 @@ async def test_the_initial_replication_accepts_only_stop(bench: Bench) -> None:
     running = await bench.enable()
     await hold.reached()
     view = await running.until_state(ReplicationState.INITIAL_IN_PROGRESS)
-    assert view.allowed == ("stop", "update_target")
+    assert view.allowed == ("stop", "update_target", "update_policy")
     for operation in ("pause", "migrate_now"):
         assert "initial replication is still running" in await running.refusal(operation)
     assert "initial replication is still running" in await running.refused_signal("migrate_now", {"reason": "now"})

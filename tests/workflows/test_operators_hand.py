@@ -1,11 +1,16 @@
+import dataclasses
+
 import pytest
 from temporalio.api.enums.v1 import EventType
 from temporalio.client import WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import CancelledError
 
 from deltaferry.model.states import MigrationState, ReplicationState
-from tests.workflows.site_bench import Bench, Running
-from workflows.step_messages import BeginCycleInput
+from tests.workflows.site_bench import Bench, Running, commit_record
+from workflows.site_messages import SiteProfile
+from workflows.step_messages import BeginCycleInput, CommitRecordsInput
+
+_BALLAST_BYTES = 1_400_000
 
 
 async def _cancelled(running: Running) -> None:
@@ -106,6 +111,27 @@ async def test_adopt_starts_a_terminated_replication_from_its_commit_record(benc
     assert [base.change_id for base in before.bases] == ["52-2000/1", "52-2001/1"]
     assert [base.change_id for base in after.bases] == ["52-2000/2", "52-2001/2"]
     assert bench.world.count("prepare_target") == 1
+
+
+async def test_adopt_reads_the_records_page_by_page_and_in_several_runs_where_there_are_many(bench: Bench) -> None:
+    """The server suggests to continue as new after 4 MiB of history: here two pages, each of which is read and sent on."""
+    bench.world.page_records = 1
+    vms = [bench.name_of(f"web-{number:02}") for number in range(3)]
+    for revision, vm in enumerate(vms, start=1):
+        record = commit_record(bench, vm, due=False)
+        record.state.next_reason = "x" * _BALLAST_BYTES
+        record.state.profile = dataclasses.replace(bench.world.profile, disks_per_host=3, revision=revision)
+        key = record.replication.ref.replication_id
+        bench.world.records[key], bench.world.seed_number[key] = record, record.state.fence
+    result = await bench.adopt()
+    for workflow_id, vm in zip(sorted(result.adopted), vms, strict=True):
+        bench.running(workflow_id, vm)
+        assert workflow_id.endswith(vm)
+    pages = bench.world.inputs("read_commit_records", CommitRecordsInput)
+    assert [page.after for page in pages] == ["", *sorted(bench.world.records)[:2]]
+    first, last = [call for call in bench.world.calls if call.activity == "describe_site"]
+    assert first.request == last.request, "the second run asked again what the site is"
+    assert (await bench.arbiter.query("settings", result_type=SiteProfile)).revision == 3, "of whatever page"
 
 
 async def test_adopt_skips_a_replication_that_runs(bench: Bench) -> None:

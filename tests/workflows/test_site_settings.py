@@ -132,9 +132,14 @@ async def test_a_transfer_gives_way_to_a_migration_at_its_chunks_end_and_keeps_i
     on_target = bench.world.hold("shut_down_source")
     await urgent.update("migrate_now")
     await _queued(bench, urgent)
+    sending = bench.world.hold("transfer", urgent.vm)
     hold.release()
-    await on_target.reached()
+    await sending.reached()
+    waits = await first.until(lambda v: v.activity.startswith("gave way"), "it says that it waits")
+    assert f"{urgent.workflow_id} (pre-failover delta) goes first" in waits.activity
     assert bench.world.snapshots[first.vm].startswith("snapshot-"), "held while it waits"
+    sending.release()
+    await on_target.reached()
     on_target.release()
     await urgent.until(lambda v: v.migrated_at is not None, "migrated")
     await first.until_committed(2)

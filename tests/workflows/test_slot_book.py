@@ -11,7 +11,7 @@ from deltaferry.model.replication import CycleKind
 from tests.workflows.stand_ins import new_profile
 from workflows.site_messages import ApplianceProfile, ClosedWindow, Placement, SiteProfile
 from workflows.slot_book import SlotBook
-from workflows.slot_messages import SlotsAnnounced, SlotsReleased, SlotsState, SlotsWanted
+from workflows.slot_messages import HeldLease, SlotsAnnounced, SlotsReleased, SlotsState, SlotsWanted
 
 _NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 _RUN = "0123456789abcdef"
@@ -80,7 +80,7 @@ def test_one_that_gives_way_keeps_its_snapshots_and_goes_on_by_the_same_lease() 
     _granted(book)
     book.want(_wanted("db", kind=CycleKind.ON_DEMAND), _NOW)
     assert _granted(book) == []
-    assert [wanted.holder for wanted in book.ask_back(_NOW)] == ["vm/lon1/web"]
+    assert [wanted.holder for wanted, _ in book.ask_back(_NOW)] == ["vm/lon1/web"]
     assert book.ask_back(_NOW) == [], "each is asked once"
     assert book.want(_wanted("web", turn=1), _NOW)
     assert [(held.gave_way, held.lease_id) for held in book.state.leases] == [(True, f"{_RUN[:8]}-1")]
@@ -102,6 +102,63 @@ def test_a_holder_that_is_gone_keeps_its_snapshot_slots_until_it_is_forgotten() 
     assert len(book.state.leases) == 2
     book.forget("vm/lon1/web")
     assert [held.wanted.holder for held in book.state.leases] == ["vm/lon1/db"]
+
+
+def _left_behind(book: SlotBook, vm: str = "web") -> str:
+    """Have a VM's cycle end with its snapshot left behind; return the lease's id."""
+    book.want(_wanted(vm), _NOW)
+    assert _granted(book) == [vm]
+    book.release(SlotsReleased(f"vm/lon1/{vm}", f"{vm}-1", snapshot_left=True))
+    (left,) = book.left_behind()
+    return left.lease_id
+
+
+def test_a_snapshot_that_could_not_be_removed_counts_until_it_is_known_to_be_gone() -> None:
+    book = _book(dataclasses.replace(_profile(disks_per_appliance=2), snapshots_per_datastore=2))
+    lease = _left_behind(book)
+    book.want(_wanted("db"), _NOW)
+    assert _granted(book) == [], "the datastore has as many snapshots as it may"
+    book.snapshot_gone(lease)
+    assert _granted(book) == ["db"]
+
+
+def test_what_was_left_behind_is_the_next_requests_of_the_same_replication() -> None:
+    """Its cycle removes the old snapshot before it takes another: it needs no more room than it has."""
+    book = _book(dataclasses.replace(_profile(), snapshots_per_datastore=2))
+    lease = _left_behind(book)
+    assert book.want(_wanted("web", request="web-2"), _NOW)
+    assert book.left_behind() == ()
+    book.snapshot_gone(lease)
+    assert len(book.state.leases) == 1, "what is looked for meanwhile may be the new cycle's snapshot"
+    book.want(_wanted("db"), _NOW)
+    assert _granted(book) == ["web"]
+    book.release(SlotsReleased("vm/lon1/web", "web-2"))
+    assert _granted(book) == ["db"]
+
+
+def test_what_was_left_behind_is_so_still_after_the_next_request_was_taken_back() -> None:
+    book = _book(_profile(disks_per_appliance=0))
+    state = book.state
+    state.leases = _leases_left(state)
+    book.want(_wanted("web", request="web-2"), _NOW)
+    book.release(SlotsReleased("vm/lon1/web", "web-2"))
+    assert [held.wanted.holder for held in book.left_behind()] == ["vm/lon1/web"]
+    book.release(SlotsReleased("vm/lon1/web", "web-2"))
+    assert book.state.leases == (), "an audit that has seen that it is gone frees it so"
+
+
+def _leases_left(state: SlotsState) -> tuple[HeldLease, ...]:
+    book = SlotBook(dataclasses.replace(state, profile=_profile()))
+    _left_behind(book)
+    return book.state.leases
+
+
+def test_a_new_request_does_not_inherit_the_slots_of_datastores_that_the_vm_has_left() -> None:
+    book = _book()
+    _left_behind(book)
+    moved = dataclasses.replace(_wanted("web", request="web-2"), placement=Placement("esx1", (("ds2", 2),)))
+    book.want(moved, _NOW)
+    assert book.state.leases == ()
 
 
 def test_a_holder_without_snapshots_is_forgotten_at_once() -> None:
@@ -151,7 +208,7 @@ def test_a_silent_appliances_replications_go_to_the_others_and_come_back_to_none
     on_a1 = next(vm for vm, appliance in book.state.assigned.items() if appliance == "a1")
     assert book.silence("a1") == (on_a1,)
     assert set(book.state.assigned.values()) == {"a2"}
-    assert [wanted.holder for wanted in book.ask_back(_NOW)] == [on_a1], (
+    assert [wanted.holder for wanted, _ in book.ask_back(_NOW)] == [on_a1], (
         "what it sends goes through the other from its next chunk on"
     )
     assert book.silence("a2") == (), "nothing is gained where no other answers"

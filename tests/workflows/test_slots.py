@@ -1,8 +1,12 @@
+from dataclasses import replace
+
+from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, eventually
 from tests.workflows.stand_ins import APPLIANCE
 from workflows import names
+from workflows.site_messages import Placement
 from workflows.slot_messages import SlotsWanted
 from workflows.step_messages import BeginCycleInput
 
@@ -47,6 +51,28 @@ async def test_vms_that_fit_beside_each_other_run_together(bench: Bench) -> None
     await eventually(both, "two transfers at a time")
     assert bench.world.most_snapshots == 2
     hold.release()
+
+
+async def test_a_snapshot_that_could_not_be_removed_keeps_its_slots_until_the_next_cycle_has_removed_it(bench: Bench) -> None:
+    bench.world.profile = replace(bench.world.profile, snapshots_per_datastore=2)
+    bench.world.elsewhere = Placement("esx-01", (("datastore-01", 2),))
+    bench.world.fail("release_snapshot", ErrorKind.CONSOLIDATION_STUCK)
+    first = await bench.replicated("web-01", due=True)
+    view = await first.until_committed(2)
+    assert [error.kind for error in view.health] == [ErrorKind.CONSOLIDATION_STUCK]
+    (left,) = (await bench.slots()).leases
+    assert (left.wanted.holder, left.gave_way, left.holder_gone) == (first.workflow_id, True, True)
+
+    second = await bench.replicated("web-02", due=True)
+    await second.until(lambda view: view.activity.startswith("waiting for slots"), "queued behind the snapshot that is left")
+    assert bench.world.most_snapshots == 1
+    await first.update("pause")
+    await first.update("resume")
+    await first.until_committed(3)
+    await second.until_committed(2)
+    assert bench.world.most_snapshots == 1
+    for running in (first, second):
+        await bench.until_no_leases(running.workflow_id)
 
 
 async def test_a_limit_of_zero_lets_nothing_start(bench: Bench) -> None:

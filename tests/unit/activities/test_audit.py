@@ -13,7 +13,7 @@ from temporalio.testing import ActivityEnvironment
 from activities.adapters import Site, Stores, Target, TargetDefaults
 from activities.audit import AuditSource, AuditTarget
 from activities.audit_repairs import AuditSourceRepairs, AuditTargetRepairs
-from activities.verification import COMMIT_RECORD_ADAPTER
+from activities.settling import COMMIT_RECORD_ADAPTER
 from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.keys import LocalKeyFile
 from deltaferry.azure.object_store import BlobObjectStore
@@ -34,6 +34,7 @@ from deltaferry.model.vm import Claim
 from deltaferry.ports.access import Beat
 from deltaferry.ports.data_plane import DataPlane
 from deltaferry.ports.hypervisor import DiskExports
+from deltaferry.ports.recovery import RecoveryPoints
 from deltaferry.ports.target_cloud import TargetCloud
 from deltaferry.vsphere.client import VSphere
 from lab.certificates import make_certificates
@@ -97,7 +98,12 @@ class Audited:
         plane = cast("DataPlane", None)
         site = Site(self.profile, vsphere, cast("DiskExports", None), self.stores, plane, _HOUR, 1)
         target = Target(
-            TARGET, self.stores, cast("TargetCloud", NoAzure()), plane, TargetDefaults("rg", "net", "sub", "size", "sku")
+            TARGET,
+            self.stores,
+            cast("TargetCloud", NoAzure()),
+            plane,
+            cast("RecoveryPoints", None),
+            TargetDefaults("rg", "net", "sub", "size", "sku"),
         )
         self.holders = SaidHolders()
         self.looks = AuditSource({SITE: site}), AuditTarget({TARGET: target}, self.holders, {})

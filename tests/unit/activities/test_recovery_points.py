@@ -27,18 +27,16 @@ from deltaferry.ports.data_plane import DataPlane
 from deltaferry.ports.target_cloud import TargetCloud
 from tests.unit.azure.conftest import MendedAccount, mended
 from workflows.dr_messages import (
-    NEWEST,
     CopyPointInput,
     DeleteCopiesInput,
     ListPointsInput,
     PinPointInput,
-    PointList,
     PrunedResult,
     PrunePointsInput,
-    RecordPointInput,
     UnpinPointInput,
 )
 from workflows.plugin import DeltaferryPayloadConverter
+from workflows.point_views import NEWEST, PointList
 from workflows.replication_state import Replication
 from workflows.site_messages import SiteProfile
 
@@ -64,8 +62,9 @@ class World:
         self.gateway = BlobObjectStore(account.patient, Store.GATEWAY)
         stores = Stores(self.gateway, self.gateway, self.seeds, LocalKeyFile.generate(folder / "key"))
         defaults = TargetDefaults("rg", "net", "sub", "size", "sku")
-        target = Target("west", stores, cast("TargetCloud", None), cast("DataPlane", None), defaults)
-        self.steps = RecoveryPointSteps({"west": target}, {"west": BlobRecoveryPoints(self.seeds, self.gateway, poll_s=0.01)})
+        self.points = BlobRecoveryPoints(self.seeds, self.gateway, poll_s=0.01)
+        target = Target("west", stores, cast("TargetCloud", None), cast("DataPlane", None), self.points, defaults)
+        self.steps = RecoveryPointSteps({"west": target})
         self.seal = 0
         self.seeds.create_container(seed_container(ref))
         self.gateway.create_container(gateway_container(ref))
@@ -90,7 +89,7 @@ class World:
         sealed = RecoveryPoint(cycle_key, NOW - age_h * H, self.seal, tuple(taken))
         point = record_of(sealed, self.replication.disks, NOW - age_h * H, kind=kind, changed_bytes={2000: 512, 2001: 0})
         if recorded:
-            run(self.steps.record_point, RecordPointInput(self.replication, point))
+            self.points.write(self.replication.ref, point)
         return point
 
     def listing(self, **options: bool) -> PointList:

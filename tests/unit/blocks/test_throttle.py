@@ -185,6 +185,26 @@ def test_a_pre_failover_cycle_gets_its_weight_and_an_ordinary_one_is_never_starv
     assert [urgent / other for other in others] == pytest.approx([1, 1], rel=0.05)
 
 
+@pytest.mark.parametrize("ordinary", [1, 8])
+def test_however_high_its_weight_a_pre_failover_cycle_leaves_a_tenth_to_the_others(site: Site, ordinary: int) -> None:
+    limit = 10 * MBIT
+    site.budget.set_limit(limit, pre_failover_weight=1000)
+    site.add(urgent=True)
+    for _ in range(ordinary):
+        site.add()
+    _, *others = site.run(20)
+    assert sum(others) == pytest.approx(0.1 * limit * 20, rel=0.05)
+
+
+def test_many_pre_failover_cycles_never_get_less_than_ordinary_ones(site: Site) -> None:
+    site.budget.set_limit(10 * MBIT, pre_failover_weight=1000)
+    for _ in range(20):
+        site.add(urgent=True)
+    site.add()
+    *urgent, other = site.run(20)
+    assert [one / other for one in urgent] == pytest.approx([1.0] * 20, rel=0.05)
+
+
 def test_a_new_limit_holds_from_the_next_second_on_and_what_the_old_one_granted_is_called_back(site: Site) -> None:
     site.budget.set_limit(1000 * MBIT)
     slow, fast = site.add(), site.add()

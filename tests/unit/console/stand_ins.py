@@ -39,6 +39,7 @@ from workflows.step_messages import (
     CheckSeedResult,
     CleanSourceInput,
     CommitRecords,
+    CommitRecordsInput,
     ComparedDisk,
     CompareInput,
     CompareResult,
@@ -56,6 +57,7 @@ from workflows.step_messages import (
     SealedCycle,
     SealInput,
     SentChunk,
+    SettledCycle,
     SettleInput,
     ShutDownInput,
     ShutDownResult,
@@ -223,8 +225,9 @@ class StandIns:
         return SealedCycle(RecoveryPoint(request.cycle_key, request.taken_at, request.seal, snapshots))
 
     @activity.defn(name="settle_cycle")
-    async def settle_cycle(self, request: SettleInput) -> None:
+    async def settle_cycle(self, request: SettleInput) -> SettledCycle:
         self.settled[request.replication.ref.replication_id] = ReplicateVmInput(request.replication, request.state)
+        return SettledCycle()
 
     @activity.defn(name="discard_logs")
     async def discard_logs(self, request: OnReplication) -> None:
@@ -239,8 +242,15 @@ class StandIns:
         return
 
     @activity.defn(name="read_commit_records")
-    async def read_commit_records(self, profile: SiteProfile) -> CommitRecords:
-        return CommitRecords(tuple(record for record in self.records if record.replication.ref.site == profile.site))
+    async def read_commit_records(self, request: CommitRecordsInput) -> CommitRecords:
+        site = request.profile.site
+        return CommitRecords(
+            tuple(
+                record
+                for record in self.records
+                if record.replication.ref.site == site and request.vm in (None, record.replication.vm_name)
+            )
+        )
 
     @activity.defn(name="clean_source")
     async def clean_source(self, request: CleanSourceInput) -> None:

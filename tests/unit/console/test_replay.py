@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from activities.verification import COMMIT_RECORD_ADAPTER
+from activities.settling import COMMIT_RECORD_ADAPTER
 from console import client as replicating
 from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.credentials import AccountKey

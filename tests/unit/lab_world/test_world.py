@@ -131,6 +131,7 @@ def test_the_lab_in_the_foreground_says_how_to_use_it_and_leaves_nothing_running
         stdout=subprocess.PIPE,
         text=True,
         cwd=Path(__file__).parents[3],
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what runs behind a script ignores it otherwise
     )
     assert lab.stdout is not None
     said = ""

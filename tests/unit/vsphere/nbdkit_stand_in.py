@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 
 HERE = Path(sys.argv[0]).parent
@@ -26,12 +25,11 @@ def main() -> int:
     with os.fdopen(int(password.removeprefix("password=-")), "rb") as secret:
         record = {"arguments": sys.argv[1:], "password": secret.read().decode(), "environment": sorted(os.environ.values())}
     (HERE / "record.json").write_text(json.dumps(record))
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # a handler could come while the wait below holds its lock
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
         server.listen()
-        ended.wait()
+        signal.sigwait({signal.SIGTERM})
     (HERE / "closed").touch()
     return 0
 

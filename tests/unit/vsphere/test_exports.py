@@ -116,6 +116,21 @@ def test_the_lab_reads_a_powered_off_vms_disk_as_it_is_where_there_is_no_snapsho
         assert address.export == "present=vm-16;disk=2000"
 
 
+def test_the_lab_gives_a_powered_off_vms_disk_to_its_one_writer() -> None:
+    with PlainNbdExports({"esxi-1.lab": ("127.0.0.1", 1234)}).open_writable(VM, replace(SNAPSHOT, moref=""), 2000) as address:
+        assert address.export == "writable=vm-16;disk=2000"
+
+
+def test_nbdkit_opens_a_disk_for_writing_only_where_it_is_asked_to(exports: VddkExports, nbdkit: Path) -> None:
+    with exports.open_writable(VM, replace(SNAPSHOT, moref=""), 2000):
+        pass
+    arguments = json.loads((nbdkit.parent / "record.json").read_text())["arguments"]
+    assert "--readonly" not in arguments
+    assert arguments[:2] == ["--exit-with-parent", "--foreground"]
+    assert not any(argument.startswith("snapshot=") for argument in arguments)
+    assert {"transports=file:nbdssl", "vm=moref=vm-16"} <= set(arguments)
+
+
 def test_a_host_without_an_address_is_a_configuration_error_that_names_it() -> None:
     with pytest.raises(DeltaferryError) as caught, PlainNbdExports({}).open(VM, SNAPSHOT, 2000):
         pass

@@ -128,12 +128,15 @@ async def test_a_failure_to_learn_does_not_end_the_following(caplog: pytest.LogC
 
 
 async def test_a_budget_is_limited_before_anything_can_be_sent_and_nobody_is_asked_afterwards() -> None:
+    asking: set[asyncio.Task[object] | None] = set()
+
     async def silent() -> SiteProfile | None:
+        asking.add(asyncio.current_task())
         await asyncio.Event().wait()
         return None
 
     budget = Budget(granting=False)
     async with throttled({"london": profile("10 Mbit/s")}, {"london": budget}, lambda _: silent):
         assert budget.bytes_per_s == 10 * MBIT
-    assert {task for task in asyncio.all_tasks() if task is not asyncio.current_task()} == set()
+    assert not asking & asyncio.all_tasks()
     budget.close()

@@ -12,7 +12,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from temporalio.testing import WorkflowEnvironment
 
 from lab.tools import temporal_executable
-from workers.schedules import SiteSchedule, set_up_schedule, set_up_schedules, site_schedules
+from tests.workflows.site_bench import eventually
+from workers.schedules import SiteSchedule, remove_others, set_up_schedule, set_up_schedules, site_schedules
 from workers.settings import load_settings
 from workflows import names
 from workflows.operator_input import AuditInput, InventoryInput
@@ -90,6 +91,27 @@ async def test_a_schedule_that_somebody_else_made_is_left_alone(client: Client, 
     await set_up_schedule(client, "tests", replace(wanted, every=timedelta(0)))
     schedule = (await found(client, wanted)).schedule
     assert [interval.every for interval in schedule.spec.intervals] == [timedelta(minutes=15)]
+
+
+async def test_schedules_of_sites_that_are_not_in_the_settings_any_more_are_deleted_and_no_others(
+    client: Client, wanted: SiteSchedule
+) -> None:
+    key = uuid4().hex[:8]
+    installation = f"tests-{key}"
+    removed = [replace(wanted, id=names.inventory_id(f"gone-{key}")), replace(wanted, id=names.audit_id(f"gone-{key}"))]
+    by_hand = replace(wanted, id=f"a-script-of-ours-{key}")
+    of_others = replace(wanted, id=names.audit_id(f"others-{key}"))
+    await set_up_schedules(client, installation, [wanted, *removed, by_hand])
+    await set_up_schedules(client, "others", [of_others])
+
+    async def listed() -> bool:
+        ids = {schedule.id async for schedule in await client.list_schedules()}
+        return ids >= {schedule.id for schedule in (wanted, *removed, by_hand, of_others)}
+
+    await eventually(listed, "the server lists all of them")
+    await remove_others(client, installation, [wanted])
+    assert [await exists(client, schedule) for schedule in removed] == [False, False]
+    assert [await exists(client, schedule) for schedule in (wanted, by_hand, of_others)] == [True, True, True]
 
 
 async def test_what_the_server_refuses_keeps_no_other_schedule_from_being_set_up(client: Client, wanted: SiteSchedule) -> None:

@@ -1,3 +1,5 @@
+import importlib
+from collections import Counter
 from pathlib import Path
 
 from temporalio import activity
@@ -7,7 +9,8 @@ from workers.serving import control_queues
 from workers.settings import load_settings
 from workflows import names
 
-EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "deltaferry.toml"
+ROOT = Path(__file__).parents[3]
+EXAMPLE = ROOT / "deploy" / "examples" / "deltaferry.toml"
 
 
 async def test_a_control_worker_answers_what_needs_neither_vsphere_nor_stores() -> None:
@@ -16,3 +19,16 @@ async def test_a_control_worker_answers_what_needs_neither_vsphere_nor_stores() 
     definitions = [activity._Definition.must_from_callable(step) for step in control.activities]
     assert control.queue == names.CONTROL_QUEUE
     assert {definition.name for definition in definitions} >= {"describe_site", "next_off_hours", "list_blackouts"}
+
+
+def test_no_two_steps_have_one_name() -> None:
+    steps = [
+        getattr(member, "__temporal_activity_definition").name
+        for file in sorted((ROOT / "activities").glob("*.py"))
+        for group in vars(importlib.import_module(f"activities.{file.stem}")).values()
+        if isinstance(group, type) and group.__module__ == f"activities.{file.stem}"
+        for member in vars(group).values()
+        if hasattr(member, "__temporal_activity_definition")
+    ]
+    assert len(steps) > 40
+    assert [name for name, count in Counter(steps).items() if count > 1] == []

@@ -1,0 +1,198 @@
+"""What failback needs of both sides: marks and writable disks at the site, snapshots of managed disks in Azure, and two bulk jobs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from deltaferry.model.extents import Extent
+from deltaferry.model.replication import StoredSegment
+from deltaferry.model.vm import Claim, Snapshot, SourceVm
+from deltaferry.ports.access import Beat, BlobAccess, NbdAddress, SnapshotAccess
+from deltaferry.ports.data_plane import DataPlane, DataProgress
+from deltaferry.ports.hypervisor import DiskExports, Hypervisor
+from deltaferry.ports.recovery import PageRange
+from deltaferry.ports.target_cloud import TargetCloud
+
+
+class FailbackMarks(Protocol):
+    """The mark on a VM whose disks are written from Azure: while it stands, our side neither powers it on nor snapshots it."""
+
+    def mark_failback(self, instance_uuid: str, holder: Claim, line: str) -> None:
+        """Mark the VM, and add `line` to its annotation, once. Raises ALREADY_PROTECTED where somebody else's mark stands."""
+
+    def unmark_failback(self, instance_uuid: str, holder: Claim, line: str) -> None:
+        """Take the mark and the line away; no-op without a mark of this holder."""
+
+
+class DiskWriters(Protocol):
+    """Makes a powered-off VM's disks writable over NBD."""
+
+    def open_writable(self, vm: SourceVm, present: Snapshot, disk_key: int) -> AbstractContextManager[NbdAddress]:
+        """Export one disk for its one writer until the context ends. Raises DISK_READ_FAILED.
+
+        The hypervisor's own lock refuses a second writer, and keeps the VM from being powered on while a client is connected.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class HashDisk:
+    """Granules of a managed disk's snapshot: `[first_granule, end_granule)`."""
+
+    disk_key: int
+    capacity_bytes: int
+    """The disk's size at the site: what the snapshot holds beyond it is left out."""
+    source: SnapshotAccess
+    first_granule: int
+    end_granule: int
+    granules: bytes = field(repr=False)
+    """Encoded granule set: those that hold pages. All others read as zero, and are not read."""
+
+
+@dataclass(frozen=True, slots=True)
+class HashJob:
+    """Hash granules of snapshots, of each disk all that are asked for."""
+
+    disks: tuple[HashDisk, ...]
+    data_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HashedDisk:
+    """The checksums of the granules asked for, 16 bytes each."""
+
+    disk_key: int
+    checksums: bytes = field(repr=False)
+    bytes_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class WriteDisk:
+    """One disk's part of a write: the segments of a manifest, onto a disk that this job alone has open."""
+
+    disk_key: int
+    capacity_bytes: int
+    disk: NbdAddress
+    segments: tuple[StoredSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteJob:
+    """Get, decrypt, decompress, compare checksums, write, flush, read everything back and compare again."""
+
+    replication_id: str
+    cycle_key: str
+    disks: tuple[WriteDisk, ...]
+    log: BlobAccess
+    data_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenDisk:
+    """What a write did for one disk, all of it read back."""
+
+    disk_key: int
+    covered: bytes = field(repr=False)
+    """Encoded sector set of the ranges that were written and read back, zeros included."""
+    applied: tuple[StoredSegment, ...]
+    """Number, digest and size of each object as it was read."""
+    granules: bytes = field(repr=False)
+    """Encoded granule checksums that the segments' headers carried."""
+    bytes_written: int
+    bytes_zeroed: int
+    verified_blocks: int
+    """How many checksums were compared and found equal, before writing and after reading back."""
+
+
+class ReversePlane(Protocol):
+    """The bulk jobs of failback, in processes of their own."""
+
+    def hash_snapshots(self, job: HashJob, progress: Callable[[DataProgress], None]) -> tuple[HashedDisk, ...]:
+        """Hash snapshots. Raises AZURE_NOT_FOUND for one that is gone, STORE_ACCESS_DENIED for a signature that ended, STORE_*."""
+
+    def write_disks(self, job: WriteJob, progress: Callable[[DataProgress], None]) -> tuple[WrittenDisk, ...]:
+        """Write to disks at the site, and read it all back.
+
+        Raises SEGMENT_DAMAGED, CHECKSUM_MISMATCH, MANIFEST_MISMATCH, STORE_OBJECT_MISSING before anything wrong is written;
+        CHECKSUM_MISMATCH where a disk gives back something else; DISK_READ_FAILED.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TargetDisk:
+    """A managed disk that is attached to a VM in Azure."""
+
+    resource_id: str
+    is_os: bool
+    lun: int | None
+    size_bytes: int
+    owned: bool
+    """It carries the tags asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetVmDisks:
+    """A VM in Azure with its disks."""
+
+    resource_id: str
+    running: bool
+    disks: tuple[TargetDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiskSnapshot:
+    """An incremental snapshot of a managed disk."""
+
+    name: str
+    disk_id: str
+    taken_at: datetime
+    tags: Mapping[str, str]
+
+
+class TargetDisks(Protocol):
+    """A VM's managed disks in Azure, their incremental snapshots, and the VM's power. Names are of one resource group."""
+
+    def read_target_vm(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> TargetVmDisks:
+        """Return a VM with its disks. Raises AZURE_NOT_FOUND, AZURE_CONFLICT for a VM without these tags."""
+
+    def deallocate(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """Stop a VM and give its host back; no-op if it is so. Raises AZURE_NOT_FOUND, AZURE_CONFLICT."""
+
+    def start(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """Start a VM and wait until it runs; no-op if it does. Raises AZURE_NOT_FOUND, AZURE_CONFLICT."""
+
+    def take_disk_snapshot(
+        self, resource_group: str, name: str, disk_id: str, tags: Mapping[str, str], beat: Beat
+    ) -> DiskSnapshot:
+        """Return the incremental snapshot of that name, taking it unless it exists with these tags. Raises AZURE_CONFLICT, AZURE_QUOTA."""
+
+    def list_disk_snapshots(self, resource_group: str, tags: Mapping[str, str], beat: Beat) -> tuple[DiskSnapshot, ...]:
+        """Return the snapshots that carry these tags, oldest first; none of a group that does not exist."""
+
+    def delete_disk_snapshot(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """End all access to a snapshot and delete it; no-op if it is gone, or carries other tags."""
+
+    def open_disk_snapshots(
+        self, resource_group: str, names: Sequence[str], lifetime: timedelta, beat: Beat
+    ) -> AbstractContextManager[Mapping[str, SnapshotAccess]]:
+        """Grant read access to snapshots until the context ends. Raises AZURE_NOT_FOUND."""
+
+    def pages(self, snapshot: SnapshotAccess, previous: SnapshotAccess | None, span: Extent) -> Iterator[PageRange]:
+        """Yield the pages inside `span` that a snapshot holds, or that differ from an earlier one, in order."""
+
+
+class TwoWayHypervisor(Hypervisor, FailbackMarks, Protocol):
+    """A site's hypervisor as both directions need it."""
+
+
+class TwoWayExports(DiskExports, DiskWriters, Protocol):
+    """A site's disks, to read and, for failback, to write."""
+
+
+class TwoWayPlane(DataPlane, ReversePlane, Protocol):
+    """The bulk work of both directions."""
+
+
+class TwoWayCloud(TargetCloud, TargetDisks, Protocol):
+    """The cloud that the VM is made in, and comes back from."""

@@ -1,0 +1,142 @@
+"""Recovery points on real bytes: a test beside running cycles, an unplanned failover, another point, commit (spec §7, §8)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from temporalio.client import WorkflowUpdateFailedError
+from temporalio.exceptions import ApplicationError
+
+from deltaferry.model.naming import seed_container
+from deltaferry.planning.dr_states import DrState
+from lab.oracle import target_disks
+from lab.settings import ISOLATED_NETWORK, NETWORK
+from tests.e2e.replicated import Replicated
+from workflows.views import StatusView
+
+_POLICY = {"name": "gold", "rpo_threshold": "PT1H", "retention": "PT1H"}
+
+
+@dataclass(frozen=True)
+class Known:
+    """A recovery point, and what each disk held when it was taken."""
+
+    cycle_key: str
+    disks: tuple[bytes, ...]
+
+
+async def _point(vm: Replicated) -> Known:
+    """Write, and return the next point whose snapshot has all of it."""
+    vm.scribble()
+    disks = tuple(vm.source_bytes(index) for index, _ in enumerate(vm.source.disks))
+    await vm.committed(2)  # one may have had its snapshot before the writes
+    return Known((await vm.cycles())[-1].cycle_key, disks)
+
+
+def _assert_holds(vm: Replicated, vm_id: str | None, disks: tuple[bytes, ...]) -> None:
+    assert vm_id is not None
+    made = target_disks(vm.world, vm_id)
+    assert len(made) == len(disks)
+    for (_, file, _), disk in zip(made, disks, strict=True):
+        assert Path(file).read_bytes()[: len(disk)] == disk
+
+
+def _in_azure(vm: Replicated) -> set[str]:
+    """Return the resources of this VM's name in the lab's Azure."""
+    return {resource.id for resource in vm.world.arm_control.resources() if vm.name in resource.id}
+
+
+def _copies(vm: Replicated) -> list[str]:
+    with vm.blobs("seed").get_container_client(seed_container(vm.reference)) as container:
+        return [blob.name for blob in container.list_blobs() if blob.name.startswith("copies/")]
+
+
+async def _refused(vm: Replicated, operation: str, argument: object) -> str:
+    with pytest.raises(WorkflowUpdateFailedError) as refused:
+        await vm.handle.execute_update(operation, argument)
+    assert isinstance(refused.value.cause, ApplicationError)
+    return refused.value.cause.message
+
+
+async def _until(vm: Replicated, state: DrState) -> StatusView:
+    return await vm.until(lambda view: view.migration_state == state.value, state.value)
+
+
+async def test_a_vm_is_tried_out_beside_its_deltas_and_the_clean_up_leaves_nothing(vm: Replicated) -> None:
+    await vm.enable_and_sync()
+    await vm.handle.execute_update("update_policy", _POLICY)
+    point = await _point(vm)
+    vm.scribble()
+    await vm.committed(2)
+    assert "names no recovery point" in await _refused(vm, "test_migrate", {"network": ISOLATED_NETWORK, "point": "the best"})
+    await vm.handle.execute_update("test_migrate", {"network": NETWORK})
+    view = await _until(vm, DrState.TEST_FAILED)
+    assert view.tests[0].error is not None and "name an isolated one" in view.tests[0].error.message
+    await vm.handle.execute_update("clean_up")
+    await vm.until(lambda v: v.tests == (), "cleaned up")
+
+    await vm.handle.execute_update("test_migrate", {"network": ISOLATED_NETWORK, "point": point.cycle_key})
+    view = await _until(vm, DrState.CLEAN_UP_PENDING)
+    _assert_holds(vm, view.tests[0].vm_id, point.disks)
+    assert _copies(vm) == []
+    await vm.committed(1)
+    await vm.handle.execute_update("clean_up")
+    await _until(vm, DrState.READY)
+    assert _in_azure(vm) == set()
+    await vm.stop()
+    vm.assert_nothing_left()
+
+
+async def test_an_unplanned_failover_another_point_a_cancel_and_a_commit(vm: Replicated) -> None:
+    await vm.enable_and_sync()
+    await vm.handle.execute_update("update_policy", _POLICY)
+    first = await _point(vm)
+    second = await _point(vm)
+    await vm.handle.execute_update("failover", {"point": second.cycle_key})
+    view = await _until(vm, DrState.FAILED_OVER)
+    assert view.failover is not None and view.failover.point_key == second.cycle_key
+    _assert_holds(vm, view.failover.vm_id, second.disks)
+    assert vm.world.vcenter_control.vm(vm.name).power == "poweredOff"
+    await vm.handle.execute_update("change_recovery_point", {"point": first.cycle_key})
+    view = await vm.until(
+        lambda v: v.migration_state == DrState.FAILED_OVER and v.failover is not None and v.failover.point_key == first.cycle_key,
+        "the other point",
+    )
+    assert view.failover is not None
+    _assert_holds(vm, view.failover.vm_id, first.disks)
+
+    await vm.handle.execute_update("cancel_failover")
+    await vm.until(lambda v: v.failover is None, "cancelled")
+    assert _in_azure(vm) == set()
+    assert vm.world.vcenter_control.vm(vm.name).power == "poweredOn"
+    third = await _point(vm)
+
+    await vm.handle.execute_update("failover")
+    view = await _until(vm, DrState.FAILED_OVER)
+    assert view.failover is not None
+    _assert_holds(vm, view.failover.vm_id, third.disks)
+    await vm.handle.execute_update("commit")
+    view = await vm.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
+    assert view.points is not None and view.points.total == 1
+    await vm.complete()
+    vm.assert_nothing_left()
+
+
+async def test_with_vcenter_away_a_failover_needs_nothing_of_it(vm: Replicated) -> None:
+    await vm.enable_and_sync()
+    point = await _point(vm)
+    control = vm.world.vcenter_control
+    control.be_unreachable()
+    try:
+        await vm.handle.execute_update("failover")
+        view = await _until(vm, DrState.FAILED_OVER)
+        assert view.failover is not None
+        _assert_holds(vm, view.failover.vm_id, point.disks)
+        assert any("may still run" in sentence for sentence in view.failover.information)
+    finally:
+        control.be_reachable()
+    await vm.handle.execute_update("cancel_failover")
+    await vm.until(lambda v: v.failover is None, "cancelled")
+    await vm.committed(1)
+    await vm.stop()
+    vm.assert_nothing_left()

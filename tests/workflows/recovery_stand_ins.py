@@ -1,0 +1,78 @@
+"""The activities of recovery points, tests and failovers, on a world that remembers what they did."""
+
+from typing import Any
+
+from temporalio import activity
+from temporalio.exceptions import ApplicationError
+
+from deltaferry.model.errors import ErrorKind
+from deltaferry.model.recovery_points import PointCopy, RecoveryPointRecord
+from deltaferry.model.replication import ObjectRef, Store
+from deltaferry.planning.retention import choose
+from workflows.dr_messages import (
+    CopiedPoint,
+    CopyPointInput,
+    DeleteCopiesInput,
+    DeletedCopies,
+    ImportCopiesInput,
+    PinnedPoint,
+    PinPointInput,
+    PrunedResult,
+    PrunePointsInput,
+    UnpinPointInput,
+)
+from workflows.point_views import PointList
+from workflows.replication_state import Replication
+from workflows.step_messages import ImportedDisks
+
+
+class RecoveryStandIns:
+    """A part of `StandIns`."""
+
+    async def _on(self, step: str, replication: Replication, request: object) -> Any:
+        raise NotImplementedError
+
+    @activity.defn
+    async def pin_point(self, request: PinPointInput) -> PinnedPoint:
+        world = await self._on("pin_point", request.replication, request)
+        found = choose(world.points, request.choice)
+        if isinstance(found, str):
+            raise ApplicationError(found, type=ErrorKind.OPERATION_REFUSED.value, non_retryable=True)
+        world.pins[request.holder] = found.cycle_key
+        return PinnedPoint(found)
+
+    @activity.defn
+    async def unpin_point(self, request: UnpinPointInput) -> None:
+        world = await self._on("unpin_point", request.replication, request)
+        world.pins.pop(request.holder, None)
+
+    @activity.defn
+    async def copy_point(self, request: CopyPointInput) -> CopiedPoint:
+        world = await self._on("copy_point", request.replication, request)
+        point = next(point for point in world.points if point.cycle_key == request.cycle_key)
+        copies = tuple(PointCopy(disk.disk_key, f"{request.job}/{disk.disk_key}", disk.capacity_bytes) for disk in point.disks)
+        world.copies[request.job] = copies
+        return CopiedPoint(point, copies)
+
+    @activity.defn
+    async def delete_copies(self, request: DeleteCopiesInput) -> DeletedCopies:
+        world = await self._on("delete_copies", request.replication, request)
+        return DeletedCopies(len(world.copies.pop(request.job, ())))
+
+    @activity.defn
+    async def prune_points(self, request: PrunePointsInput) -> PrunedResult:
+        world = await self._on("prune_points", request.replication, request)
+        before = len(world.points)
+        world.points = [point for point in world.points if point.cycle_key in (request.keep_only, *world.pins.values())]
+        return PrunedResult(before - len(world.points), 0, listed(world.points))
+
+    @activity.defn
+    async def import_copies(self, request: ImportCopiesInput) -> ImportedDisks:
+        world = await self._on("import_copies", request.replication, request)
+        world.vms[request.job] = request.target.vm_name or request.replication.vm_name
+        return ImportedDisks(tuple((copy.disk_key, f"/disks/{copy.disk_key}") for copy in request.copies))
+
+
+def listed(points: list[RecoveryPointRecord]) -> PointList:
+    """Return what a listing says of points."""
+    return PointList(ObjectRef(Store.GATEWAY, "points.json", "1"), len(points), 0, 0, (), None, None)

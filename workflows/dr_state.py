@@ -1,0 +1,75 @@
+"""What a replication remembers of its tests, of its failover, and of what other workflows asked of it."""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from deltaferry.model.recovery_points import RecoveryPointRecord
+from deltaferry.model.states import HealthError, JobOutcome, ReplicationState
+from deltaferry.planning.dr_states import AnyReplicationState, DrState
+from workflows.operator_input import FailoverOptions, TargetProperties, TestOptions
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """A test of the VM in Azure, from the request until all of it is deleted again."""
+
+    number: int
+    """Of the replication's tests and other jobs: names the workflow, the VM and its disks."""
+    state: DrState
+    job_id: str
+    """Workflow id of what makes it, or deletes it."""
+    options: TestOptions
+    target: TargetProperties
+    """Those of the replication at that time, with the test's own."""
+    requested_at: datetime
+    point: RecoveryPointRecord | None = None
+    """From which point it is; None before one is chosen."""
+    vm_id: str | None = None
+    ready_at: datetime | None = None
+    error: HealthError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FailoverState:
+    """A failover, from the request until it is cancelled, or brought home and committed."""
+
+    planned: bool
+    requested_at: datetime
+    target: TargetProperties
+    options: FailoverOptions
+    before: AnyReplicationState = ReplicationState.DELTA_SYNC
+    """What the replication was in when it was asked for: cancelling goes back to that."""
+    number: int = 0
+    """Of the last job that was started for it."""
+    job_id: str = ""
+    """That job's workflow id."""
+    job: str = ""
+    """The tag by which what it made in Azure is known; empty before anything was."""
+    holders: tuple[str, ...] = ()
+    """Workflow ids in whose names points are pinned."""
+    cancelled: bool = False
+    """It is to be undone."""
+    point: RecoveryPointRecord | None = None
+    """What the VM in Azure was made from."""
+    vm_id: str | None = None
+    running_at: datetime | None = None
+    information: tuple[str, ...] = ()
+    phases: tuple[tuple[str, float], ...] = ()
+    """Name and seconds of each phase, in order."""
+    committed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServedRequest:
+    """What a workflow asked for, so that it is not done twice, and is answered when it has ended."""
+
+    requester: str
+    request_id: str
+    operation: str
+    accepted: bool
+    number: int = 0
+    """Of the job that it became: a test's."""
+    outcome: JobOutcome | None = None
+    """None while it goes on."""
+    sentence: str = ""
+    target_vm_id: str | None = None

@@ -1,0 +1,89 @@
+"""`TestMigration` and `CleanUpTest`: a VM is tried out in Azure while its replication goes on, and deleted again (spec §7)."""
+
+import asyncio
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.recovery_points import RecoveryPointSteps
+    from activities.target_vm import TargetVmActivities
+    from deltaferry.model.errors import ErrorKind
+    from deltaferry.model.states import HealthError, JobOutcome
+    from workflows import names
+    from workflows.dr_messages import DeleteCopiesInput
+    from workflows.from_point import FromPoint, unpin
+    from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, MadeVm, point_job
+    from workflows.policies import AZURE
+    from workflows.reporting import ReportingJob, report_once
+    from workflows.step_messages import DeleteTargetInput
+    from workflows.steps import failure_of, health_error, perform, require_carried
+
+
+@workflow.defn(name=names.TEST_MIGRATION)
+class TestMigration(FromPoint):
+    """Makes a VM in an isolated network from copies of a recovery point."""
+
+    @workflow.init
+    def __init__(self, start: FromPointInput | None = None) -> None:
+        super().__init__(start)
+
+    @workflow.run
+    async def run(self, start: FromPointInput | None = None) -> None:
+        """Make the VM and report; after a failure nothing half-made stays."""
+        start = require_carried(start)
+        try:
+            vm = await self._make()
+        except (FailureError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error):
+                cancelled = HealthError(
+                    ErrorKind.INTERRUPTED,
+                    "The test was cancelled by an operator.",
+                    "Somebody cancelled the workflow.",
+                    "Send test_migrate again.",
+                    False,
+                    workflow.now(),
+                )
+                await report_once(start.entity_id, self._report(None, cancelled, left_over=await self._undo()))
+                raise
+            failed = health_error(failure_of(error), workflow.now(), retried=False)
+            await self.deliver(start.entity_id, self._report(None, failed, left_over=await self._undo()))
+            return
+        await self.deliver(start.entity_id, self._report(vm))
+
+
+@workflow.defn(name=names.CLEAN_UP_TEST)
+class CleanUpTest(ReportingJob):
+    """Deletes what a test has made: VM, NIC, disks, copies and pins."""
+
+    @workflow.run
+    async def run(self, start: CleanUpInput | None = None) -> None:
+        """Delete and report."""
+        start = require_carried(start)
+        replication, job = start.replication, point_job(start.number)
+        try:
+            await perform(
+                TargetVmActivities.delete_target,
+                DeleteTargetInput(replication, start.target, job, start.disk_keys),
+                queue=names.azure_queue(replication.ref.target),
+                limits=AZURE,
+                summary="delete the test's VM, NIC and disks",
+            )
+            await perform(
+                RecoveryPointSteps.delete_copies,
+                DeleteCopiesInput(replication, job),
+                queue=names.azure_queue(replication.ref.target),
+                limits=AZURE,
+                summary="delete what is left of the test's copies",
+            )
+            await unpin(replication, start.test_id)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            failed = health_error(failure_of(error), workflow.now(), retried=False)
+            workflow.set_current_details(f"**Failed:** {failed.message} {failed.remedy}")
+            report = JobReport(workflow.info().workflow_id, error=failed, made=MadeVm(JobOutcome.FAILED))
+            await self.deliver(start.entity_id, report)
+            return
+        workflow.set_current_details("All that the test made is deleted.")
+        await self.deliver(start.entity_id, JobReport(workflow.info().workflow_id, made=MadeVm(JobOutcome.SUCCEEDED)))

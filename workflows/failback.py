@@ -1,0 +1,261 @@
+"""`FailbackVm`: a VM comes home (spec §8, second stage of failback).
+
+The VM in Azure is stopped, what it wrote last is written to the disks at the site, read back and verified, and the VM at the
+site is powered on with its NICs. Until then nothing is lost by giving it up: the disks in Azure are untouched, and
+`ReprotectVm` goes on from the base that the result names, starting the VM in Azure again.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable
+from datetime import datetime
+from typing import TypeVar
+
+from temporalio import workflow
+from temporalio.exceptions import FailureError, is_cancelled_exception
+
+with workflow.unsafe.imports_passed_through():
+    from activities.failback_site import FailbackSite
+    from activities.failback_target import FailbackTarget
+    from activities.source_power import SourcePower
+    from activities.target_vm import TargetVmActivities
+    from deltaferry.model.errors import ErrorKind
+    from deltaferry.model.replication import CycleKind
+    from deltaferry.model.states import HealthError, JobOutcome
+    from deltaferry.planning.failback import BASE_LOST
+    from workflows import names
+    from workflows.failback_messages import (
+        OnTarget,
+        PrepareFailbackInput,
+    )
+    from workflows.job_messages import JobReport
+    from workflows.operator_input import TargetProperties
+    from workflows.policies import AZURE, POWER, PREPARE
+    from workflows.replication_state import Replication
+    from workflows.reporting import report_once
+    from workflows.reverse_job import ReverseJob
+    from workflows.reverse_messages import (
+        FailbackCarried,
+        FailbackInput,
+        FailbackResult,
+        PassRecord,
+        ReverseBase,
+        ReverseProgress,
+    )
+    from workflows.reverse_pass import ReversePass
+    from workflows.reverse_steps import drop_snapshots, forget_site, new_pass
+    from workflows.step_messages import DeleteTargetInput, OnReplication, UnguardInput
+    from workflows.steps import failure_of, health_error, perform, require_carried
+
+T = TypeVar("T")
+
+
+@workflow.defn(name=names.FAILBACK_VM)
+class FailbackVm(ReverseJob):
+    """Stop the VM in Azure, final pass, power on at the site; each phase with its time."""
+
+    @workflow.init
+    def __init__(self, start: FailbackInput | None = None) -> None:
+        if start is None:
+            return  # run() says what that means
+        self._start = start
+        self._replication = start.replication
+        self._phases = list(start.carried.phases) if start.carried else []
+        self._stopped_at: datetime | None = start.carried.stopped_at if start.carried else None
+        self._committed = start.base
+        """What the site's disks hold for certain."""
+        self._base: ReverseBase | None = start.carried.base if start.carried else start.base
+        """What the final pass goes on from; None: everything is compared."""
+        self._passing = start.carried.passing if start.carried else None
+        self._last: PassRecord | None = None
+        self._information: tuple[str, ...] = ()
+        self._released = False
+        self._source_on = False
+        host = start.carried.host if start.carried else ""
+        self._take_lane(start.entity_id, start.profile, len(start.replication.disks), host)
+
+    @workflow.run
+    async def run(self, start: FailbackInput | None = None) -> None:
+        """Fail back and report; after a failure the VM at the site is off and marked, and the one in Azure is whole."""
+        require_carried(start)
+        try:
+            report = self._reported(await self._fail_back())
+        except (FailureError, asyncio.CancelledError) as error:
+            if is_cancelled_exception(error):
+                cancelled = HealthError(
+                    ErrorKind.INTERRUPTED,
+                    "The failback was cancelled by an operator.",
+                    "Somebody cancelled the workflow.",
+                    "Send failback again, or cancel_failover to start the VM in Azure again.",
+                    False,
+                    workflow.now(),
+                )
+                await report_once(self._start.entity_id, await self._failed(cancelled))
+                raise
+            report = await self._failed(health_error(failure_of(error), workflow.now(), retried=False))
+        await self.deliver(self._start.entity_id, report)
+
+    async def _fail_back(self) -> FailbackResult:
+        if self._stopped_at is None:
+            await self._phase("prepare the VM at the site", self._prepare())
+            self._stopped_at = workflow.now()
+            await self._phase("stop the VM in Azure", self._stop_target())
+        last = await self._phase("final pass", self._final_pass())
+        await self._phase("power on at the site", self._power_on())
+        downtime_s = (workflow.now() - self._stopped_at).total_seconds()
+        await self._phase("delete what the final pass left", last.tidy())
+        outcome = JobOutcome.COMPLETED_WITH_INFORMATION if self._information else JobOutcome.SUCCEEDED
+        return self._result(outcome, downtime_s)
+
+    async def _prepare(self) -> None:
+        """Make sure that the VM at the site is off and marked still."""
+        prepared = await perform(
+            FailbackSite.prepare_failback,
+            PrepareFailbackInput(self._replication),
+            queue=names.vsphere_queue(self._replication.ref.site),
+            limits=PREPARE,
+            summary="is the VM at the site off, and ours?",
+            kind=CycleKind.FINAL,
+        )
+        self._lane.host = prepared.host
+
+    async def _stop_target(self) -> None:
+        await perform(
+            FailbackTarget.stop_target,
+            OnTarget(self._replication, self._start.target),
+            queue=names.azure_queue(self._replication.ref.target),
+            limits=AZURE,
+            summary="stop and deallocate the VM in Azure",
+            kind=CycleKind.FINAL,
+        )
+
+    async def _final_pass(self) -> ReversePass:
+        """Bring over what the VM in Azure wrote last. Where the base is lost, everything is compared: slower, and as safe."""
+        while True:
+            number = self._committed.number + 1
+            if self._passing is None:
+                self._passing = new_pass(number, final=True)
+            run = ReversePass(self._replication, self._start.target, self._lane, self._base, self._passing)
+            try:
+                while not await run.advance():
+                    self._passing = run.state
+                    await self._tell(run)
+                    if workflow.info().is_continue_as_new_suggested():
+                        await self._roll_over(run)
+            except FailureError as error:
+                await run.give_up()
+                failure = failure_of(error)
+                self._passing, self._last = None, run.record(failure.detail)
+                reached = failure.number if failure.kind is ErrorKind.FENCED and failure.number is not None else number
+                self._committed = dataclasses.replace(self._committed, number=max(number, reached))
+                if is_cancelled_exception(error) or self._base is None or failure.kind not in BASE_LOST:
+                    raise
+                self._base = None
+                continue
+            self._information = run.information
+            self._committed = self._base = await run.commit()
+            self._passing, self._last = None, run.record()
+            return run
+
+    async def _power_on(self) -> None:
+        """Take the mark off the VM at the site, and power it on with its NICs."""
+        site = names.vsphere_queue(self._replication.ref.site)
+        self._released = True
+        await perform(
+            FailbackSite.release_failback,
+            OnReplication(self._replication),
+            queue=site,
+            limits=PREPARE,
+            summary="take the failback mark off the VM at the site",
+            kind=CycleKind.FINAL,
+        )
+        await perform(
+            SourcePower.unguard_source,
+            UnguardInput(self._replication, self._start.reconnect_nics, True),
+            queue=site,
+            limits=POWER,
+            summary="power the VM at the site on",
+            kind=CycleKind.FINAL,
+        )
+        self._source_on = True
+
+    async def _failed(self, error: HealthError) -> JobReport:
+        """Mark the VM at the site again if it was released; say what failed."""
+        await self._lane.leave()
+        if self._released and not self._source_on:
+            try:
+                await self._prepare()
+            except FailureError as left:
+                detail = failure_of(left).detail
+                self._information = (*self._information, f"The VM at the site could not be marked again: {detail}")
+        workflow.logger.warning("failback failed: %s", error.kind.value)
+        return self._reported(self._result(JobOutcome.FAILED, None), error)
+
+    def _result(self, outcome: JobOutcome, downtime_s: float | None) -> FailbackResult:
+        return FailbackResult(
+            outcome=outcome,
+            base=self._committed,
+            downtime_s=downtime_s,
+            phases=tuple(self._phases),
+            information=self._information,
+            last=self._last,
+            target_stopped=self._stopped_at is not None,
+            source_on=self._source_on,
+        )
+
+    def _reported(self, result: FailbackResult, error: HealthError | None = None) -> JobReport:
+        lines = [f"**{result.outcome.value}**", "", "| phase | seconds |", "|---|---|"]
+        lines += [f"| {name} | {seconds:.1f} |" for name, seconds in result.phases]
+        workflow.set_current_details("\n".join(lines))
+        return JobReport(workflow.info().workflow_id, failback=result, error=error)
+
+    async def _roll_over(self, run: ReversePass) -> None:
+        """Continue as new in the middle of the final pass."""
+        await workflow.wait_condition(workflow.all_handlers_finished)
+        await self._lane.leave()
+        stopped_at = self._stopped_at or workflow.now()
+        base = None if run.is_full else self._base
+        carried = FailbackCarried(run.state, base, stopped_at, tuple(self._phases), self._lane.host)
+        start = self._start
+        workflow.continue_as_new(
+            FailbackInput(
+                start.entity_id,
+                start.replication,
+                start.target,
+                self._lane.profile,
+                self._committed,
+                start.reconnect_nics,
+                carried,
+            )
+        )
+
+    async def _phase(self, name: str, work: Awaitable[T]) -> T:
+        """Carry out a phase and note how long it took."""
+        workflow.set_current_details(f"**{name}** since {workflow.now():%H:%M:%S} UTC")
+        begun = workflow.now()
+        try:
+            return await work
+        finally:
+            self._phases.append((name, round((workflow.now() - begun).total_seconds(), 3)))
+
+    async def _tell(self, run: ReversePass) -> None:
+        """Tell the entity how far it is."""
+        progress = ReverseProgress(workflow.info().workflow_id, run.percent, f"final pass, {run.percent} %", self._committed)
+        await self._signal_entity(progress)
+
+
+async def commit_failback(replication: Replication, target: TargetProperties, job: str, disk_keys: tuple[int, ...] = ()) -> None:
+    """Delete what a failback that is committed leaves in Azure: VM, NIC, disks and snapshots, as far as they are ours.
+
+    Called by the entity. Afterwards change tracking is reset and a resync begins (`ResyncInput.reset_tracking`): restoring has
+    misled it.
+    """
+    await perform(
+        TargetVmActivities.delete_target,
+        DeleteTargetInput(replication, target, job, disk_keys),
+        queue=names.azure_queue(replication.ref.target),
+        limits=AZURE,
+        summary="delete the VM in Azure, its NIC and disks",
+    )
+    await drop_snapshots(replication, target)
+    await forget_site(replication)
