@@ -40,7 +40,7 @@ _ANY_SITE = Schedule(timedelta(0), MAXIMUM_INTERVAL)
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")]
 
 
-@policy.command(epilog="Example: deltaferry policy create gold --rpo 4h --retention 3d --app-consistent 4h")
+@policy.command(epilog="Example: deltaferry policy create gold --rpo 4h --retention 3d")
 def create(
     name: NameArgument,
     rpo: Annotated[str, typer.Option(metavar="DURATION", help="How old the latest recovery point may be, e.g. 4h.")],

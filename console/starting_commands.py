@@ -80,6 +80,9 @@ def enable(
         "--auto-repair/--no-auto-repair",
         help="Whether a resync that is needed begins by itself in the site's off-hours window, or waits for repair.",
     ),
+    policy: str | None = typer.Option(
+        None, "--policy", metavar="NAME", help="The replication policy: one that `deltaferry policy create` has made. For one VM."
+    ),
     wait: WaitOption = False,
     where: WhereOption = None,
     csv: CsvOption = None,
@@ -93,6 +96,8 @@ def enable(
     if sum(given is not None for given in (vm, where, csv)) != 1:
         raise typer.BadParameter("Say which VMs, in one of three ways: one by VM, many by --where EXPR, or many by --csv FILE.")
     many = vm is None or dry_run
+    if many and policy is not None:
+        raise typer.BadParameter("--policy is for one VM that is enabled: give many theirs with `deltaferry set-policy`.")
     if many and wait:
         raise typer.BadParameter("--wait is for one VM that is enabled: `deltaferry list` shows how far many of them are.")
 
@@ -118,7 +123,7 @@ def enable(
                 client, session, site, which, target(), auto_repair=auto_repair, dry_run=dry_run, refresh=refresh
             )
             return
-        given = {"vm": vm, "site": site, "target": target(), "auto_repair": auto_repair}
+        given = {"vm": vm, "site": site, "target": target(), "auto_repair": auto_repair, "policy": policy}
         request = validated(EnableInput, given, "enable")
         result = await _enabled(client, request, session.output)
         if not wait:

@@ -252,7 +252,7 @@ class CopyJob(ReportingJob):
                     pending = None
                 if left and workflow.info().is_continue_as_new_suggested():
                     await self._apply_and_verify(held, sent)
-                    await self._slots.release(self._profile)
+                    await self._slots.release(self._profile, snapshot_left=True)
                     await self._roll_over(held)
                 pending = asyncio.create_task(self._apply_and_verify(held, sent))
                 if left:

@@ -6,7 +6,8 @@ from datetime import datetime
 from deltaferry.model.recovery_points import RecoveryPointRecord
 from deltaferry.model.states import HealthError, JobOutcome, ReplicationState
 from deltaferry.planning.dr_states import AnyReplicationState, DrState
-from workflows.operator_input import FailoverOptions, TargetProperties, TestOptions
+from workflows.operator_input import FailoverOptions, ReprotectOptions, TargetProperties, TestOptions
+from workflows.reverse_records import PassRecord, ReverseBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,32 @@ class TestRun:
     vm_id: str | None = None
     ready_at: datetime | None = None
     error: HealthError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseCopy:
+    """How a failed-over VM is replicated back to its site, and brought home."""
+
+    options: ReprotectOptions
+    to_start: bool = True
+    """A job that replicates back is to be started."""
+    job_id: str = ""
+    """That job's workflow id."""
+    base: ReverseBase | None = None
+    """What the disks at the site hold; with one, failback is possible."""
+    last: PassRecord | None = None
+    next_due: datetime | None = None
+    start_target: bool = False
+    """The VM in Azure is to be started first: a failback that was given up had stopped it."""
+    nics_at_power_on: tuple[int, ...] = ()
+    failback_job: str = ""
+    """Workflow id of the last failback."""
+    phases: tuple[tuple[str, float], ...] = ()
+    """Of the failback: name and seconds of each phase, in order."""
+    downtime_s: float | None = None
+    information: tuple[str, ...] = ()
+    to_commit: bool = False
+    """The failback is accepted as final: what is left in Azure is to be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +84,9 @@ class FailoverState:
     phases: tuple[tuple[str, float], ...] = ()
     """Name and seconds of each phase, in order."""
     committed_at: datetime | None = None
+    given_up_bytes: int = 0
+    """What cycles had changed that were committed after the point that was chosen."""
+    reverse: ReverseCopy | None = None
 
 
 @dataclass(frozen=True, slots=True)

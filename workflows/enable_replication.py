@@ -4,13 +4,16 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 
 with workflow.unsafe.imports_passed_through():
+    from activities.policies import Policies
     from activities.prerequisites import SourceChecks, TargetChecks
     from activities.site import SiteActivities
     from deltaferry.model.errors import ErrorKind
+    from deltaferry.model.policy import ReplicationPolicy
     from deltaferry.model.replication import ReplicationRef
+    from deltaferry.planning.policy import Schedule, contradictions, unavailable
     from workflows import names
     from workflows.holding_slots import ensure_arbiter
-    from workflows.operator_input import EnableInput
+    from workflows.operator_input import EnableInput, PolicyOptions
     from workflows.policies import ASK
     from workflows.refusals import EXAMPLES
     from workflows.replication_state import EntityState, ReplicateVmInput, Replication
@@ -39,6 +42,7 @@ class EnableReplication:
             raise refusal(ErrorKind.BAD_INPUT, f"EnableReplication needs an input. Write for example {EXAMPLES['EnableInput']}")
         try:
             profile = await self._site(request)
+            policy = await self._policy(profile, request.policy)
             source = await self._check_source(profile, request)
             findings = source.findings + await self._check_target(profile, source, request)
         except FailureError as error:
@@ -50,7 +54,7 @@ class EnableReplication:
                 ) from error
             raise refusal(failure.kind, failure.detail) from error
         self._refuse_findings(source, findings)
-        return await self._start(profile, source, request, findings)
+        return await self._start(profile, source, request, findings, policy)
 
     async def _site(self, request: EnableInput) -> SiteProfile:
         return await perform(
@@ -60,6 +64,19 @@ class EnableReplication:
             limits=ASK,
             summary=f"site {request.site}",
         )
+
+    async def _policy(self, profile: SiteProfile, asked: PolicyOptions | str | None) -> ReplicationPolicy | None:
+        """Return the policy that is asked for, by name or whole; refuse one that cannot be kept at the site."""
+        if asked is None:
+            return None
+        if isinstance(asked, PolicyOptions):
+            policy = asked.policy()
+        else:
+            policy = await perform(Policies.find_policy, asked, queue=names.CONTROL_QUEUE, limits=ASK, summary=f"policy {asked}")
+        found = (*contradictions(policy, Schedule(profile.min_interval, profile.max_interval)), *unavailable(policy))
+        if found:
+            raise refusal(ErrorKind.BAD_INPUT, f"The policy cannot be kept. {' '.join(found)}")
+        return policy
 
     async def _check_source(self, profile: SiteProfile, request: EnableInput) -> CheckedSource:
         return await perform(
@@ -92,7 +109,12 @@ class EnableReplication:
             )
 
     async def _start(
-        self, profile: SiteProfile, source: CheckedSource, request: EnableInput, findings: tuple[FindingView, ...]
+        self,
+        profile: SiteProfile,
+        source: CheckedSource,
+        request: EnableInput,
+        findings: tuple[FindingView, ...],
+        policy: ReplicationPolicy | None,
     ) -> EnableResult:
         ref = ReplicationRef(
             installation=profile.installation,
@@ -103,7 +125,7 @@ class EnableReplication:
         )
         replication = Replication(ref, source.vm_name, profile, source.disks, source.generation, source.os_type)
         state = EntityState(target=request.target, placement=source.placement, auto_repair=request.auto_repair)
-        state.policy = request.policy.policy() if request.policy is not None else None
+        state.policy = policy
         workflow_id = names.replication_id(profile.site, source.instance_uuid)
         await ensure_arbiter(profile)
         try:

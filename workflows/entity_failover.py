@@ -241,7 +241,12 @@ class EntityFailover(EntityRpo):
             await self._wait_for_retry(error, _R.NONE)
             return
         s.points = pruned.points
-        s.failover = dataclasses.replace(failover, committed_at=workflow.now(), holders=())
+        s.failover = dataclasses.replace(
+            failover,
+            committed_at=workflow.now(),
+            holders=(),
+            given_up_bytes=given_up_bytes(failover, tuple((c.cycle_key, c.changed_bytes) for c in s.cycles if c.committed)),
+        )
         self._say("the failover is committed; waiting for reprotect or complete")
         await self._record()
 
@@ -327,3 +332,12 @@ class EntityFailover(EntityRpo):
 
 def _other_point(options: FailoverOptions, change: ChangePointOptions) -> FailoverOptions:
     return dataclasses.replace(options, point=change.point, shut_down_source=False, reason=change.reason or options.reason)
+
+
+def given_up_bytes(failover: FailoverState, cycles: tuple[tuple[str, int], ...]) -> int:
+    """Return what cycles changed after a failover's point; `cycles` are keys and changed bytes, oldest first."""
+    if failover.point is None:
+        return 0
+    keys = [key for key, _ in cycles]
+    later = cycles[keys.index(failover.point.cycle_key) + 1 :] if failover.point.cycle_key in keys else cycles
+    return sum(changed for _, changed in later)

@@ -7,11 +7,11 @@ from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
-from deltaferry.model.states import JobOutcome, Operation
+from deltaferry.model.states import JobOutcome, Operation, ReplicationState
 from deltaferry.planning.dr_states import AnyOperation, DrOperation, DrState
 from workflows import names
 from workflows.dr_state import ServedRequest
-from workflows.entity_failover import EntityFailover
+from workflows.entity_failback import EntityFailback
 from workflows.operator_input import (
     ChangePointOptions,
     CleanUpOptions,
@@ -47,7 +47,7 @@ _INPUTS: dict[AnyOperation, type[Any]] = {
 """What a service may ask for, and what it sends with it."""
 
 
-class EntityRequests(EntityFailover):
+class EntityRequests(EntityFailback):
     """Takes requests, and answers them twice: when they are judged, and when what they began has ended."""
 
     @workflow.signal(name=names.OPERATION_WANTED, description="Sent by a recovery plan: it asks for an operation.")
@@ -160,12 +160,17 @@ def outcome_of(request: ServedRequest, state: EntityState) -> ServedRequest | No
         case DrOperation.REPROTECT:
             if state.migration_state is DrState.FAILBACK_READY:
                 ended = good, "The VM is replicated back to its site.", vm
-            elif state.health and state.migration_state is DrState.COMMITTED:
+            elif state.health and state.replication_state is ReplicationState.NONE:
+                ended = bad, health, None
+        case DrOperation.COMMIT_FAILBACK:
+            if state.failover is None:
+                ended = good, "The failback is committed.", None
+            elif state.health:
                 ended = bad, health, None
         case DrOperation.FAILBACK:
             if state.migration_state is DrState.FAILED_BACK:
                 ended = good, "The VM runs at its site.", None
-            elif state.migration_state is DrState.FAILBACK_FAILED:
+            elif state.migration_state is not DrState.FAILBACK_IN_PROGRESS:
                 ended = bad, health, None
         case _:
             ended = good, request.sentence, None

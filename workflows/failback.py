@@ -34,15 +34,9 @@ with workflow.unsafe.imports_passed_through():
     from workflows.replication_state import Replication
     from workflows.reporting import report_once
     from workflows.reverse_job import ReverseJob
-    from workflows.reverse_messages import (
-        FailbackCarried,
-        FailbackInput,
-        FailbackResult,
-        PassRecord,
-        ReverseBase,
-        ReverseProgress,
-    )
+    from workflows.reverse_messages import FailbackCarried, FailbackInput, FailbackResult, ReverseProgress
     from workflows.reverse_pass import ReversePass
+    from workflows.reverse_records import PassRecord, ReverseBase
     from workflows.reverse_steps import drop_snapshots, forget_site, new_pass
     from workflows.step_messages import DeleteTargetInput, OnReplication, UnguardInput
     from workflows.steps import failure_of, health_error, perform, require_carried

@@ -67,8 +67,8 @@ class EnableInput:
     target: TargetProperties = field(default_factory=TargetProperties)
     auto_repair: bool = True
     """A resync that is needed begins by itself in the site's off-hours window; without, it waits for `repair`."""
-    policy: PolicyOptions | None = None
-    """The replication policy; without one only the latest recovery point is kept, and no RPO is watched."""
+    policy: PolicyOptions | _Word | None = None
+    """A replication policy, or the name of one; without one only the latest recovery point is kept, and no RPO is watched."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,7 @@ def _is_carried(hint: Any) -> bool:
 def _runner(runner: WorkflowRunner | None) -> WorkflowRunner:
     """Keep the sandbox on; first-party modules and their pure dependencies are passed through once, not loaded for each run.
 
-    Executed anew for each run, the modules of the workflow classes were more than half of what a cached run keeps in memory. All
-    that they import was passed through before. What they may not do is found in the source (tests/unit/test_workflow_code.py).
+    Not the room of the workflows: they are what the sandbox is there for, whatever memory a cached run of theirs takes.
     """
     if not isinstance(runner, SandboxedWorkflowRunner):
         return SandboxedWorkflowRunner(restrictions=_restrictions(SandboxRestrictions.default))
@@ -90,7 +89,6 @@ def _restrictions(restrictions: SandboxRestrictions) -> SandboxRestrictions:
     return restrictions.with_passthrough_modules(
         "deltaferry",
         "activities",
-        "workflows",
         "pyroaring",
         "blake3",
         "zstandard",

@@ -6,7 +6,7 @@ from typing import Any
 from temporalio import workflow
 
 from deltaferry.planning.dr_states import AnyOperation, DrOperation
-from deltaferry.planning.policy import Schedule, contradictions
+from deltaferry.planning.policy import Schedule, contradictions, unavailable
 from deltaferry.planning.retention import parse_choice
 from deltaferry.planning.transitions import Verdict
 from workflows.commands import ReplicationCommands
@@ -35,7 +35,7 @@ _FAILOVER = f'input: {{"point": "latest", "shut_down_source": true, "reason": "w
 _PLANNED = 'input: as of migrate_now, {"shutdown_timeout": "PT10M", "allow_power_off": false, "reason": "why"}, or nothing'
 _CHANGE = f'input: {{"point": "2026-11-22T12:00:00Z", "reason": "why"}}; a point: {_POINT}'
 _REPROTECT = 'input: {"confirm_losses": false, "power_off_source": false, "reason": "why"} or nothing'
-_POLICY = 'input: {"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D", "app_consistent_every": "PT4H"}'
+_POLICY = 'input: {"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D"}'
 
 
 class RecoveryCommands(ReplicationCommands):
@@ -57,7 +57,8 @@ class RecoveryCommands(ReplicationCommands):
             choice = parse_choice(argument.point)
             return choice if isinstance(choice, str) else ""
         if isinstance(argument, PolicyOptions):
-            return " ".join(contradictions(argument.policy(), self.schedule()))
+            policy = argument.policy()
+            return " ".join((*contradictions(policy, self.schedule()), *unavailable(policy)))
         return ""
 
     # --- test_migrate ---

@@ -27,6 +27,7 @@ def view_of_failover(failover: FailoverState | None) -> FailoverView | None:
     """Return a failover as it is shown."""
     if failover is None:
         return None
+    reverse = failover.reverse
     return FailoverView(
         planned=failover.planned,
         requested_at=failover.requested_at,
@@ -36,7 +37,10 @@ def view_of_failover(failover: FailoverState | None) -> FailoverView | None:
         running_at=failover.running_at,
         committed_at=failover.committed_at,
         phases=failover.phases,
-        information=failover.information,
+        information=(*failover.information, *(reverse.information if reverse is not None else ())),
+        home_as_of=reverse.base.taken_at if reverse is not None and reverse.base is not None else None,
+        home_phases=reverse.phases if reverse is not None else (),
+        home_sent_bytes=reverse.last.bytes_sent if reverse is not None and reverse.last is not None else 0,
     )
 
 
@@ -79,7 +83,8 @@ def _failover_sentence(failover: FailoverView) -> str:
         return f"{kind}, asked for at {_time(failover.requested_at)}"
     point = f"from the point of {_time(failover.point_taken_at)}"
     ended = f"committed at {_time(failover.committed_at)}" if failover.committed_at is not None else "not committed"
-    return f"{kind}, {point}; {failover.vm_id} runs since {_time(failover.running_at)}; {ended}"
+    home = f"; the disks at the site are as of {_time(failover.home_as_of)}" if failover.home_as_of is not None else ""
+    return f"{kind}, {point}; {failover.vm_id} runs since {_time(failover.running_at)}; {ended}{home}"
 
 
 def _time(at: datetime | None) -> str:

@@ -61,6 +61,7 @@ class ReplicateVm(EntityRequests):
             self._note_migration(JobReport(self._state.job_id or ""))
             await self._settle()
         beside = [asyncio.create_task(work) for work in (self._run_tests(), self._watch_rpo(), self._serve_requests())]
+        await self._look_after_way_back()
         while self._ending is None:
             for task in beside:
                 if task.done():
@@ -183,6 +184,8 @@ class ReplicateVm(EntityRequests):
             await self._fail_over()
         elif self._commit_is_due():
             await self._commit_failover()
+        elif self._way_back_is_due():
+            await self._go_back()
         elif self._continue_after_migration:
             await self._replicate_again()
         elif self._wanted:  # of a migration that this run does not know: it was reset
@@ -245,6 +248,7 @@ class ReplicateVm(EntityRequests):
             or self._rollback
             or self._failover_is_due()
             or self._commit_is_due()
+            or self._way_back_is_due()
             or self._continue_after_migration
             or self._settings_came
             or bool(self._wanted)
@@ -259,6 +263,7 @@ class ReplicateVm(EntityRequests):
     async def _end(self, operation: Operation, options: EndOptions) -> None:
         """Continue as new as the workflow that ends replication, under the same id."""
         await self._cut_has_ended()
+        await self._leave_way_back()
         kind = StopReplication if operation is Operation.STOP else CompleteMigration
         await workflow.wait_condition(workflow.all_handlers_finished)
         workflow.continue_as_new(
@@ -289,7 +294,7 @@ class ReplicateVm(EntityRequests):
 
     def _has_work_but_rolling(self) -> bool:
         """Return whether a command arrived while the history was archived: it is served first."""
-        asked = self._ending is not None or self._rollback or self._failover_is_due()
+        asked = self._ending is not None or self._rollback or self._failover_is_due() or self._way_back_is_due()
         return asked or self._continue_after_migration or self._retry
 
     async def _archive(self) -> None:

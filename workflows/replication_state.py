@@ -237,8 +237,6 @@ class EntityState:
     policy: ReplicationPolicy | None = None
     points: PointList | None = None
     """The recovery points, as last listed."""
-    quiesce_tried_at: datetime | None = None
-    """When an app-consistent point was last asked for: the next is due after the policy's frequency."""
     rpo: RpoWatch = field(default_factory=RpoWatch)
     tests: tuple[TestRun, ...] = ()
     """Tests whose VM exists or is being made or deleted."""

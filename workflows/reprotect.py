@@ -33,15 +33,14 @@ with workflow.unsafe.imports_passed_through():
     from workflows.reverse_job import ReverseJob
     from workflows.reverse_messages import (
         FinishReverse,
-        PassRecord,
         PassState,
         ReprotectCarried,
         ReprotectInput,
-        ReverseBase,
         ReverseProgress,
         ReverseReport,
     )
     from workflows.reverse_pass import ReversePass
+    from workflows.reverse_records import PassRecord, ReverseBase
     from workflows.reverse_steps import discard_pass, new_pass, undo_reverse
     from workflows.steps import failure_of, health_error, perform, require_carried
 

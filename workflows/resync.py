@@ -198,7 +198,7 @@ class Resync(CopyJob):
                 if workflow.info().is_continue_as_new_suggested() and self._uncompared():
                     if checking is not None:
                         await checking
-                    await self._slots.release(self._profile)
+                    await self._slots.release(self._profile, snapshot_left=True)
                     await self._roll_over_with(held)
         finally:
             if checking is not None:

@@ -9,41 +9,8 @@ from deltaferry.model.states import HealthError, JobOutcome
 from workflows.failback_messages import Losses
 from workflows.operator_input import TargetProperties
 from workflows.replication_state import DiskPosition, Replication
+from workflows.reverse_records import PassRecord, ReverseBase
 from workflows.site_messages import SiteProfile
-
-
-@dataclass(frozen=True, slots=True)
-class ReverseBase:
-    """What the disks at the site hold: the snapshots of the last pass that was written, read back and verified."""
-
-    number: int
-    """Of the last pass, committed or not: the next one's is higher."""
-    taken_at: datetime
-    """When the snapshots were taken: what the copy's age is measured from."""
-    snapshots: tuple[tuple[int, str], ...]
-    """(disk key, name of the managed disk's snapshot)."""
-    disks: tuple[tuple[int, str], ...]
-    """(disk key, resource id of the managed disk)."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassRecord:
-    """A finished pass."""
-
-    number: int
-    full: bool
-    final: bool
-    started_at: datetime
-    ended_at: datetime
-    committed: bool
-    compared_bytes: int = 0
-    """Hashed on both sides; 0 for a delta."""
-    changed_bytes: int = 0
-    """Of the site's disks: what was written, zeros included."""
-    bytes_sent: int = 0
-    """As they travelled: compressed and encrypted."""
-    verified_blocks: int = 0
-    failure: str = ""
 
 
 @dataclass(frozen=True, slots=True)

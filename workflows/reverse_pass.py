@@ -32,11 +32,8 @@ from workflows.operator_input import TargetProperties
 from workflows.policies import AZURE, TRANSFER, VERIFY, WRITE_BACK
 from workflows.replication_state import DiskPosition, Replication
 from workflows.reverse_job import SiteLane
-from workflows.reverse_messages import (
-    PassRecord,
-    PassState,
-    ReverseBase,
-)
+from workflows.reverse_messages import PassState
+from workflows.reverse_records import PassRecord, ReverseBase
 from workflows.reverse_steps import discard_pass, drop_snapshots, survey_target
 from workflows.step_messages import ApplyResult, ChunkDisk, PlanResyncInput, VerifyChunksInput
 from workflows.steps import failure_of, perform

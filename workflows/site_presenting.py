@@ -33,8 +33,8 @@ def site_details(state: SlotsState, now: datetime) -> str:
         lines.append(f"- {name}: {count_text(loads[name], 'replication')}{silent}")
     if state.short_of_space:
         lines += ["", f"> **Short of space:** {', '.join(state.short_of_space)}"]
-    lines += _listed("Held", [_held(lease) for lease in state.leases])
-    lines += _listed("Waiting", [_waiting(state, waiting) for waiting in state.waiting])
+    lines += _listed("Held", [_held(lease) for lease in state.leases[:_SHOWN]], len(state.leases))
+    lines += _listed("Waiting", [_waiting(state, waiting) for waiting in state.waiting[:_SHOWN]], len(state.waiting))
     return "\n".join(lines)
 
 
@@ -64,8 +64,8 @@ def _waiting(state: SlotsState, waiting: WaitingRequest) -> str:
     return f"- `{wanted.holder}` ({wanted.kind}) since {waiting.requested_at:%H:%M:%S} UTC for {count_text(wanted.disks, 'disk')}{why}"
 
 
-def _listed(title: str, lines: list[str]) -> list[str]:
+def _listed(title: str, lines: list[str], of: int) -> list[str]:
     if not lines:
         return []
-    more = [f"- … and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
-    return ["", f"**{title}**", "", *lines[:_SHOWN], *more]
+    more = [f"- … and {of - len(lines)} more"] if of > len(lines) else []
+    return ["", f"**{title}**", "", *lines, *more]

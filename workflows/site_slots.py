@@ -84,6 +84,11 @@ class SiteSlots:
             self._present()
             if self._should_roll_over():
                 await workflow.wait_condition(workflow.all_handlers_finished)
+                if self._changed and (self._to_tell or self._windows_changed):
+                    continue  # settings came meanwhile: the next run would tell them to nobody
+                if self._windows_changed:  # they could not be listed: the next run has to
+                    state = self._book.state
+                    state.profile = dataclasses.replace(state.profile, closed_known_until=None)
                 workflow.continue_as_new(self._book.state)
 
     # --- what holders send ---

@@ -51,6 +51,12 @@ class FailoverView:
     committed_at: datetime | None
     phases: tuple[tuple[str, float], ...]
     information: tuple[str, ...]
+    home_as_of: datetime | None = None
+    """From when what the disks at the site hold is; None where nothing was brought back yet."""
+    home_phases: tuple[tuple[str, float], ...] = ()
+    """Of the failback."""
+    home_sent_bytes: int = 0
+    """By the last pass back to the site."""
 
 
 @dataclass(frozen=True, slots=True)

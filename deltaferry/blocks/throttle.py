@@ -172,7 +172,9 @@ class Budget:
             self._announce(moving, limit, urgent)
             most = max(limit * _UNTAKEN_S, 2 * _LEAST_QUANTUM_BYTES)
             claims = [
-                Claim(urgent if transfer.urgent else 1, max(0.0, min(transfer.wanted - transfer.granted, most - transfer.untaken)))
+                Claim(
+                    urgent if transfer.urgent else 1, max(0.0, min(transfer.wanted - transfer.granted, most - transfer.untaken))
+                )
                 for transfer in moving
             ]
             self._short = sum(claim.demand for claim in claims) > self._left_bytes

@@ -162,10 +162,11 @@ def over_limits(leases: Iterable[Lease], limits: SlotLimits, asked: frozenset[st
             chosen[_identity(lease)] = lease
             taken.add_transfer(lease.appliance, lease.host, -lease.disks)
 
-    for host in sorted(taken.hosts):
+    for host in sorted(host for host, disks in taken.hosts.items() if disks > limits.disks_per_host):
         choose(host, "", taken.hosts[host] - limits.disks_per_host, 0)
     for appliance in sorted(taken.appliances):
-        choose("", appliance, 0, taken.appliances[appliance] - limits.disks_per_appliance)
+        if taken.appliances[appliance] > limits.disks_per_appliance:
+            choose("", appliance, 0, taken.appliances[appliance] - limits.disks_per_appliance)
     return tuple(chosen.values())
 
 

@@ -107,7 +107,9 @@ def record_of(profile: SiteProfile, vm: str, due: datetime) -> ReplicateVmInput:
         cycles_minted=2,
         jobs_minted=1,
         bases=tuple(DiskBase(disk.key, f"52-{disk.key}/0", disk.capacity_bytes) for disk in DISKS),
-        point=point_record(RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in DISKS)), DISKS, now),
+        point=point_record(
+            RecoveryPoint("2-committed", now, 7, tuple((disk.key, "blob-snapshot-7") for disk in DISKS)), DISKS, now
+        ),
         cycles_committed=1,
         next_due=due,
         next_reason="as the bench says",

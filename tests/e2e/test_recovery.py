@@ -7,10 +7,13 @@ import pytest
 from temporalio.client import WorkflowUpdateFailedError
 from temporalio.exceptions import ApplicationError
 
+from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import seed_container
+from deltaferry.model.units import SECTOR
 from deltaferry.planning.dr_states import DrState
 from lab.oracle import target_disks
 from lab.settings import ISOLATED_NETWORK, NETWORK
+from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
 from workflows.views import StatusView
 
@@ -139,4 +142,69 @@ async def test_with_vcenter_away_a_failover_needs_nothing_of_it(vm: Replicated) 
     await vm.until(lambda v: v.failover is None, "cancelled")
     await vm.committed(1)
     await vm.stop()
+    vm.assert_nothing_left()
+
+
+def _write_in_azure(vm: Replicated, vm_id: str | None) -> tuple[bytes, ...]:
+    """Write to the disks of the VM in Azure; return what they hold then."""
+    assert vm_id is not None
+    held = []
+    for index, ((disk_id, file, _), disk) in enumerate(zip(target_disks(vm.world, vm_id), vm.source.disks, strict=True)):
+        for turn in range(3):
+            offset = (index + turn * 700) * SECTOR
+            vm.world.arm_control.write(disk_id, offset, vm.random.randbytes(5 * SECTOR))
+        held.append(Path(file).read_bytes()[: disk.capacity_bytes])
+    return tuple(held)
+
+
+@pytest.mark.chaos
+async def test_the_whole_round_from_a_drill_to_a_second_failover_loses_what_it_says_and_nothing_else(
+    vm: Replicated, lab: Lab
+) -> None:
+    await vm.enable_and_sync()
+    await vm.handle.execute_update("update_policy", _POLICY)
+    await vm.handle.execute_update("test_migrate", {"network": ISOLATED_NETWORK})
+    older = await _point(vm)
+    await _until(vm, DrState.CLEAN_UP_PENDING)
+    newer = await _point(vm)
+    await vm.handle.execute_update("clean_up")
+    await _until(vm, DrState.READY)
+
+    await vm.handle.execute_update("failover", {"point": newer.cycle_key})
+    await _until(vm, DrState.FAILED_OVER)
+    await vm.handle.execute_update("change_recovery_point", {"point": older.cycle_key})
+    view = await vm.until(
+        lambda v: v.migration_state == DrState.FAILED_OVER and v.failover is not None and v.failover.point_key == older.cycle_key,
+        "the older point",
+    )
+    assert view.failover is not None
+    _assert_holds(vm, view.failover.vm_id, older.disks)
+    await vm.handle.execute_update("commit")
+    await vm.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
+    in_azure = _write_in_azure(vm, view.failover.vm_id)
+    lab.world.arm_control.set_limits(snapshots_per_window=100)
+
+    await vm.handle.execute_update("reprotect")
+    refused = await vm.until(lambda v: v.health != (), "the losses that are to be confirmed")
+    assert refused.health[0].kind is ErrorKind.OPERATION_REFUSED
+    await vm.handle.execute_update("reprotect", {"confirm_losses": True})
+    await _until(vm, DrState.FAILBACK_READY)
+    assert tuple(vm.source_bytes(index) for index, _ in enumerate(vm.source.disks)) == in_azure
+    in_azure = _write_in_azure(vm, view.failover.vm_id)
+    await vm.handle.execute_update("failback")
+    await _until(vm, DrState.FAILED_BACK)
+    assert tuple(vm.source_bytes(index) for index, _ in enumerate(vm.source.disks)) == in_azure
+    assert vm.world.vcenter_control.vm(vm.name).power == "poweredOn"
+    await vm.handle.execute_update("commit_failback")
+    await vm.until(lambda v: v.failover is None and len(v.resyncs) == 1, "resynchronised")
+    assert _in_azure(vm) == set()
+
+    at_home = await _point(vm)
+    await vm.handle.execute_update("planned_failover")
+    view = await _until(vm, DrState.FAILED_OVER)
+    assert view.failover is not None
+    _assert_holds(vm, view.failover.vm_id, at_home.disks)
+    await vm.handle.execute_update("commit")
+    await vm.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
+    await vm.complete()
     vm.assert_nothing_left()

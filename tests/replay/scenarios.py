@@ -6,6 +6,7 @@ from datetime import timedelta
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from workflows import names
 
@@ -150,6 +151,31 @@ async def a_whole_site(bench: Bench) -> None:
     await first.until_state(ReplicationState.PAUSED)
 
 
+async def disaster_recovery(bench: Bench) -> None:
+    """A policy, a test and its clean-up, a failover, another point, a cancel, a failover again, commit, complete."""
+    bench.profile(min_interval=QUICK)
+    running = await bench.replicated(due=True)
+    await running.update("update_policy", {"name": "gold", "rpo_threshold": "PT4H"})
+    await running.update("test_migrate", {"network": "drill"})
+    await running.until_migration(DrState.CLEAN_UP_PENDING)
+    await running.update("clean_up")
+    await running.until_migration(DrState.READY)
+    await running.until_committed(3)
+    older = bench.world.points[1]
+    await running.update("failover", {"reason": "a drill that is none"})
+    await running.until_migration(DrState.FAILED_OVER)
+    await running.update("change_recovery_point", {"point": older.cycle_key})
+    view = await running.until(lambda v: v.failover is not None and v.failover.point_key == older.cycle_key, "the other point")
+    await running.update("cancel_failover")
+    await running.until(lambda v: v.failover is None and v.cycles_committed > view.cycles_committed, "replicating again")
+    await running.update("planned_failover")
+    await running.until_migration(DrState.FAILED_OVER)
+    await running.update("commit")
+    await running.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
+    await running.update("complete")
+    await running.ended()
+
+
 SCENARIOS: dict[str, Scenario] = {
     "demo": demo,
     "stop-during-initial-replication": stop_during_initial_replication,
@@ -161,4 +187,5 @@ SCENARIOS: dict[str, Scenario] = {
     "inventory": inventory,
     "audit": audit,
     "a-whole-site": a_whole_site,
+    "disaster-recovery": disaster_recovery,
 }

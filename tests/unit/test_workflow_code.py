@@ -1,4 +1,4 @@
-"""What workflow code may not do, read from the source: its modules are passed through the sandbox, so nothing else refuses it.
+"""What workflow code may not do, read from the source: the pure modules that it uses are passed through the sandbox.
 
 A replay has to decide what was decided: no clock but `workflow.now()`, no random but `workflow.uuid4()` and `workflow.random()`,
 no files, no environment, no module state that one run could leave to another.

@@ -277,6 +277,8 @@ class Bench:
                     await _terminate(self.client, names.test_id(workflow_id, number))
                     await _terminate(self.client, names.clean_up_id(workflow_id, number))
                     await _terminate(self.client, names.failover_id(workflow_id, number))
+                    await _terminate(self.client, names.reprotect_id(workflow_id, number))
+                    await _terminate(self.client, names.failback_id(workflow_id, number))
 
 
 def commit_record(bench: Bench, vm: str, *, due: bool) -> ReplicateVmInput:

@@ -41,7 +41,7 @@ async def test_enabling_replicates_under_the_id_that_services_compute(bench: Ben
         (
             "EnableReplication",
             ({"vm": "x", "sit": "y"},),
-            "there is no field 'sit' (the fields are vm, site, target, auto_repair)",
+            "there is no field 'sit' (the fields are vm, site, target, auto_repair, policy)",
         ),
         ("EnableReplication", ({"vm": "x"},), "the field 'site' is missing"),
         ("EnableReplication", ({"vm": 7, "site": "lab"},), "the field 'vm'"),

@@ -21,13 +21,8 @@ from workflows.failback_messages import (
 )
 from workflows.operator_input import TargetProperties
 from workflows.reprotect import ReprotectVm
-from workflows.reverse_messages import (
-    FailbackInput,
-    FinishReverse,
-    ReprotectInput,
-    ReverseBase,
-    ReverseProgress,
-)
+from workflows.reverse_messages import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
+from workflows.reverse_records import ReverseBase
 from workflows.slot_messages import SlotsWanted
 
 _numbers = itertools.count(1)

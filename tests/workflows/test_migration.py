@@ -79,7 +79,7 @@ async def test_a_migration_queued_behind_a_cycle_that_calls_for_a_repair_does_no
     assert view.migration_state == MigrationState.MIGRATION_FAILED
     assert view.health[0].kind is ErrorKind.CBT_RESET
     assert bench.world.count("read_power") == 0
-    assert view.allowed == ("repair", "resync", "stop", "update_target")
+    assert view.allowed == ("repair", "resync", "stop", "update_target", "test_migrate", "failover", "update_policy")
 
 
 async def test_complete_is_refused_before_and_stop_after_a_migration(bench: Bench) -> None:

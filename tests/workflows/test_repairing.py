@@ -285,7 +285,7 @@ async def test_resyncs_that_operators_ask_for_are_no_repetition(bench: Bench) ->
 async def test_what_a_replication_that_needs_a_repair_refuses(bench: Bench) -> None:
     running = await _needs_repair(bench)
     view = await _pending(running, "waits for repair")
-    assert view.allowed == ("repair", "resync", "stop", "update_target")
+    assert view.allowed == ("repair", "resync", "stop", "update_target", "test_migrate", "failover", "update_policy")
     assert "send repair, or wait for the off-hours window" in await running.refusal("pause")
     assert "cannot be migrated from" in await running.refusal("migrate_now")
     assert "send repair" in await running.refusal("verify")
