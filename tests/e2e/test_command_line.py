@@ -65,6 +65,7 @@ async def _done(world: World, *arguments: str) -> Any:
     return answer.json
 
 
+@pytest.mark.chaos
 async def test_a_replication_from_enable_to_complete(vm: Replicated, client: Client, tmp_path: Path) -> None:
     world = vm.world
     enabled = await _done(world, "enable", vm.name, "--site", SITE, "--wait")

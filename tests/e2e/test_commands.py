@@ -154,6 +154,7 @@ async def _can_be_enabled_again(vm: Replicated) -> None:
 # --- migrate, complete, resume ---
 
 
+@pytest.mark.chaos
 async def test_migrate_during_a_delta_is_queued_behind_it_and_complete_ends_it(vm: Replicated) -> None:
     await vm.enable_and_sync()
     assert "only after a successful migration" in await _refused(vm, "complete")
@@ -238,6 +239,7 @@ async def test_a_source_that_is_already_off_is_migrated_with_one_delta(vm: Repli
 # --- migrations that fail ---
 
 
+@pytest.mark.chaos
 async def test_a_quota_that_refuses_the_vm_leaves_nothing_in_azure_and_rollback_powers_the_source_on(vm: Replicated) -> None:
     await vm.enable_and_sync()
     vm.world.arm_control.set_quota(cores=0)

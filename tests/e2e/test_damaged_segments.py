@@ -356,7 +356,7 @@ async def test_the_second_damaged_cycle_in_a_row_ends_in_repair_pending_and_no_c
     (health,) = status.health
     assert (health.kind, health.retried) == (_OTHER, False)
     assert status.next_cycle_at is None
-    assert set(status.allowed) == {"repair", "resync", "stop", "update_target"}
+    assert set(status.allowed) == {"repair", "resync", "stop", "update_target", "test_migrate", "failover", "update_policy"}
     assert_nothing_wrong_on_the_seeds(vm, committed, log, areas)
     assert last_points(vm) == committed
     assert [record.committed for record in (await vm.cycles())[-2:]] == [False, False]

@@ -123,6 +123,7 @@ async def test_an_unknown_site_fails_with_a_sentence(client: Client) -> None:
     assert "There is no site 'nowhere' in this installation's configuration. Known sites: lab." in cause.message
 
 
+@pytest.mark.chaos
 async def test_vms_are_enabled_by_an_expression_one_refused_keeping_no_other(
     pair: tuple[Replicated, Replicated], client: Client
 ) -> None:

@@ -58,6 +58,7 @@ def failed_over(lab: Lab, secrets: None, request: pytest.FixtureRequest) -> Iter
 
 
 @pytest.mark.parametrize("failed_over", [{"again": lambda: True, "chunk_max_bytes": 1}], indirect=True)
+@pytest.mark.chaos
 def test_after_each_pass_the_site_is_azures_snapshot_even_if_every_step_is_carried_out_twice(failed_over: ReverseByHand) -> None:
     hand, source = failed_over, random.Random(4)
     hand.azure_scribble(source)
@@ -79,6 +80,7 @@ def test_after_each_pass_the_site_is_azures_snapshot_even_if_every_step_is_carri
     }
 
 
+@pytest.mark.chaos
 def test_a_vm_that_runs_is_refused_and_powered_off_only_if_asked(failed_over: ReverseByHand) -> None:
     hand = failed_over
     refusal = refusal_of(lambda: hand.prepare_site(power_off=False))
@@ -113,6 +115,7 @@ def test_a_strangers_snapshot_is_refused_by_its_name(failed_over: ReverseByHand)
     assert "do not power it on" not in hand.world.vcenter_control.vm(hand.vm.name).annotation
 
 
+@pytest.mark.chaos
 def test_what_the_source_wrote_after_the_point_is_listed_and_a_reset_is_not_taken_for_nothing(failed_over: ReverseByHand) -> None:
     hand = failed_over
     hand.vm.write(0, 64 * SECTOR, b"x" * 8 * SECTOR)
@@ -147,6 +150,7 @@ def test_a_second_writer_is_refused_and_the_step_succeeds_when_it_is_gone(failed
 
 
 @pytest.mark.parametrize("after", [1, pytest.param(3, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
 def test_a_write_that_was_killed_in_the_middle_is_repeated_and_the_site_is_the_snapshot(
     failed_over: ReverseByHand, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
@@ -256,6 +260,7 @@ def test_page_lists_of_many_answers_lose_nothing(failed_over: ReverseByHand) -> 
 @pytest.mark.parametrize(
     "fault", ["snapshot-rate", "snapshot-failed", "signatures-used-up", "signature-expired", "disk-read-busy"]
 )
+@pytest.mark.chaos
 def test_what_azure_refuses_for_the_moment_is_tried_again(failed_over: ReverseByHand, fault: str) -> None:
     hand = failed_over
     hand.prepare_site()

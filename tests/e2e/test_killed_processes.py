@@ -97,6 +97,7 @@ async def test_killed_data_processes_cost_an_attempt_and_not_their_worker(lab: L
     await assert_in_order(vm)
 
 
+@pytest.mark.chaos
 async def test_a_control_worker_killed_at_any_time_loses_nothing_up_to_the_migrated_vm(lab: Lab, vm: Replicated) -> None:
     """Killed during the initial replication, during a delta, and between the final delta and the VM."""
     hold_after(lab.world, "log", "PutBlob", 1)
@@ -134,6 +135,7 @@ async def test_a_control_worker_killed_at_any_time_loses_nothing_up_to_the_migra
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_a_restarted_temporal_server_finds_transfers_and_sleeps_as_they_were(lab: Lab, vm: Replicated) -> None:
     await vm.enable_and_sync()
     known = await quiet(vm)

@@ -44,6 +44,7 @@ async def test_idle_terminate(vm: Replicated) -> None:
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_idle_cancel(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await cancel(vm)
@@ -132,6 +133,7 @@ async def test_delta_cancel(vm: Replicated) -> None:
     await goes_on_with_deltas(vm)
 
 
+@pytest.mark.chaos
 async def test_delta_reset(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await hold_a_delta(vm)

@@ -113,7 +113,8 @@ async def assert_only_deltas(vm: Replicated) -> None:
     assert [cycle.failure for cycle in await vm.cycles() if not cycle.committed] == []
 
 
-@pytest.mark.parametrize("move", [vmotion, pytest.param(storage_vmotion, marks=pytest.mark.chaos)])
+@pytest.mark.chaos
+@pytest.mark.parametrize("move", [vmotion, storage_vmotion])
 async def test_a_transfer_whose_vm_is_moved_starts_again_at_the_segments_that_are_not_stored(
     vm: Replicated, move: Callable[[Replicated], None]
 ) -> None:

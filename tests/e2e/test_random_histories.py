@@ -110,6 +110,7 @@ def test_the_seed_is_the_sources_snapshot_after_every_committed_cycle(lab: Lab, 
     Play(lab, history).run()
 
 
+@pytest.mark.chaos
 def test_every_step_carried_out_twice_with_the_same_input_ends_in_the_same_world(lab: Lab, secrets: None) -> None:
     cycle = Cycle(Cut.NOWHERE, tidy=True, writes=4, stranger=True, requests=0)
     failed = Cycle(Cut.AFTER_AN_APPLY, tidy=True, writes=4, stranger=False, requests=0)

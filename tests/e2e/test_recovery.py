@@ -125,6 +125,7 @@ async def test_an_unplanned_failover_another_point_a_cancel_and_a_commit(vm: Rep
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_with_vcenter_away_a_failover_needs_nothing_of_it(vm: Replicated) -> None:
     await vm.enable_and_sync()
     point = await _point(vm)

@@ -3,6 +3,8 @@
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from temporalio.client import WorkflowUpdateFailedError
+
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
@@ -176,6 +178,43 @@ async def disaster_recovery(bench: Bench) -> None:
     await running.ended()
 
 
+async def recovery_plan(bench: Bench) -> None:
+    """A plan's drill of two replications with a manual action between them, and its clean-up."""
+    first, second = await bench.replicated("web-01"), await bench.replicated("web-02")
+    groups = [
+        {
+            "name": "first",
+            "vms": [first.workflow_id],
+            "after": [{"name": "look", "kind": "manual", "target": "look at it"}],
+        },
+        {"name": "second", "vms": [second.workflow_id]},
+    ]
+    given = {"plan": {"name": f"shop-{bench.site}", "groups": groups}, "run": "test", "network": "drill"}
+    handle = await bench.start(names.RECOVERY_PLAN, given, suffix="1")
+    await first.until_migration(DrState.CLEAN_UP_PENDING)
+
+    async def confirmed() -> bool:
+        try:
+            await handle.execute_update("confirm", {"item": "first/after/look", "reason": "it came up", "by": "an operator"})
+        except WorkflowUpdateFailedError:
+            return False  # the plan has not heard of the VM's end yet
+        return True
+
+    await eventually(confirmed, "the manual action")
+    await second.until_migration(DrState.CLEAN_UP_PENDING)
+
+    async def cleaned() -> bool:
+        try:
+            await handle.execute_update("clean_up", {"reason": "the drill is over", "by": "an operator"})
+        except WorkflowUpdateFailedError:
+            return False
+        return True
+
+    await eventually(cleaned, "the clean-up")
+    await handle.result()
+    await first.until_migration(DrState.READY)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "demo": demo,
     "stop-during-initial-replication": stop_during_initial_replication,
@@ -188,4 +227,5 @@ SCENARIOS: dict[str, Scenario] = {
     "audit": audit,
     "a-whole-site": a_whole_site,
     "disaster-recovery": disaster_recovery,
+    "recovery-plan": recovery_plan,
 }

@@ -1,3 +1,5 @@
+import pytest
+
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
@@ -55,6 +57,7 @@ async def test_a_failed_initial_replication_waits_for_retry_and_goes_on_from_its
     assert (await running.status()).health == ()
 
 
+@pytest.mark.chaos
 async def test_enabling_that_fails_half_way_waits_for_retry(bench: Bench) -> None:
     bench.world.fail("prepare_source", ErrorKind.ALREADY_PROTECTED, message="claimed by installation other")
     running = await bench.enable()

@@ -295,7 +295,7 @@ async def test_what_a_replication_that_needs_a_repair_refuses(bench: Bench) -> N
     await running.update("repair")
     await hold.reached()
     view = await running.until_state(ReplicationState.RESYNC_IN_PROGRESS)
-    assert view.allowed == ("stop", "update_target")
+    assert view.allowed == ("stop", "update_target", "test_migrate", "failover", "update_policy")
     assert "under way already" in await running.refusal("repair")
     assert "under way already" in await running.refused_signal("resync")
     assert "wait for the resync's end" in await running.refusal("pause")
