@@ -1,8 +1,15 @@
 from collections.abc import Iterator
 
 import pytest
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from lab.vcenter.control import ControlRefusedError
 from tests.unit.lab_vcenter_soap.running import Lab, running_lab
+
+_WHEN_NO_TASK_RUNS = Retrying(
+    retry=retry_if_exception_type(ControlRefusedError), stop=stop_after_delay(30), wait=wait_fixed(0.05), reraise=True
+)
+"""A test may end while a task that it began still runs."""
 
 
 @pytest.fixture(scope="session")
@@ -23,7 +30,7 @@ def lab(shared_lab: Lab) -> Iterator[Lab]:
         control.lock_consolidation(vm.moref, locked=False)
         control.set_tracking(vm.moref)
         for snapshot in reversed(vm.snapshots):
-            control.remove_snapshot(vm.moref, snapshot.moref)
+            _WHEN_NO_TASK_RUNS(control.remove_snapshot, vm.moref, snapshot.moref)
 
 
 @pytest.fixture
