@@ -11,7 +11,7 @@ from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
-from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVmSpec
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetCloud, TargetVmSpec, VmNetwork
 from workflows.dr_messages import ImportCopiesInput
 from workflows.operator_input import TargetProperties
 from workflows.step_messages import CreatedVm, CreateVmInput, DeleteTargetInput, ImportedDisks, ImportInput
@@ -55,9 +55,9 @@ def _job_tags(ref: ReplicationRef, job: str) -> dict[str, str]:
     return ownership_tags(ref) | ({"deltaferry-migration": job} if job else {})
 
 
-def _require_isolated(test: ResolvedTarget, production: ResolvedTarget) -> None:
+def _require_isolated(cloud: TargetCloud, test: ResolvedTarget, production: ResolvedTarget) -> None:
     """Raise OPERATION_REFUSED where a test's VM would be in the network of the VM that it is a copy of."""
-    if test.network == production.network and test.resource_group == production.resource_group:
+    if cloud.same_network(VmNetwork(test.resource_group, test.network), VmNetwork(production.resource_group, production.network)):
         raise DeltaferryError(
             ErrorKind.OPERATION_REFUSED,
             f"The virtual network {test.network} is the one that the migrated VM will be in: name an isolated one for the test.",
@@ -119,7 +119,8 @@ class TargetVmActivities:
         target = self._targets[ref.target]
         vm = resolve(request.target, target.defaults, request.replication.vm_name)
         if request.isolated_from is not None:
-            _require_isolated(vm, resolve(request.isolated_from, target.defaults, request.replication.vm_name))
+            production = resolve(request.isolated_from, target.defaults, request.replication.vm_name)
+            _require_isolated(target.cloud, vm, production)
         boot = {disk.key for disk in request.replication.disks if disk.is_boot}
         capacities = {disk.disk_key: disk.capacity_bytes for disk in request.point.disks}
         tags = {**request.target.tags, **_job_tags(ref, request.job)}

@@ -10,7 +10,6 @@ from abc import abstractmethod
 from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
 
 from deltaferry.model.errors import ErrorKind
@@ -19,7 +18,7 @@ from deltaferry.planning.dr_operations import judge
 from deltaferry.planning.dr_states import AnyOperation, DrSituation
 from deltaferry.planning.transitions import Verdict
 from workflows.operator_input import EndOptions, MigrateOptions, Reason, RepairOptions, TargetProperties, VerifyOptions
-from workflows.refusals import bad_input_sentence
+from workflows.refusals import UnreadableInputError, read_input
 from workflows.replication_state import Refusal
 from workflows.steps import refusal
 
@@ -76,9 +75,9 @@ class ReplicationCommands:
     def _signalled(self, operation: AnyOperation, raw: Any, kind: type[T]) -> None:
         now: datetime = workflow.now()
         try:
-            argument = TypeAdapter(kind).validate_python({} if raw is None else raw)
-        except ValidationError as error:
-            self.refused(Refusal(operation.value, bad_input_sentence(operation.value, kind, error), now))
+            argument = read_input(operation.value, kind, raw)
+        except UnreadableInputError as error:
+            self.refused(Refusal(operation.value, str(error), now))
             return
         verdict = self.judge(operation, argument)
         if verdict.accepted:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.recovery_points import RecoveryPointRecord
 from deltaferry.model.states import HealthError, JobOutcome, ReplicationState
 from deltaferry.planning.dr_states import AnyReplicationState, DrState
@@ -39,6 +40,8 @@ class ReverseCopy:
     """A job that replicates back is to be started."""
     job_id: str = ""
     """That job's workflow id."""
+    policy: FailbackPolicy | None = None
+    """What that job was last told of the failback policy."""
     base: ReverseBase | None = None
     """What the disks at the site hold; with one, failback is possible."""
     last: PassRecord | None = None
@@ -47,13 +50,23 @@ class ReverseCopy:
     """The VM in Azure is to be started first: a failback that was given up had stopped it."""
     nics_at_power_on: tuple[int, ...] = ()
     failback_job: str = ""
-    """Workflow id of the last failback."""
+    """Workflow id of the failback while it runs; empty once its report was taken."""
     phases: tuple[tuple[str, float], ...] = ()
     """Of the failback: name and seconds of each phase, in order."""
     downtime_s: float | None = None
     information: tuple[str, ...] = ()
     to_commit: bool = False
     """The failback is accepted as final: what is left in Azure is to be deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeInAzure:
+    """What a job of a failover has made, or may have: all that is needed to delete it."""
+
+    job: str
+    """The tag by which it is known."""
+    target: TargetProperties
+    disk_keys: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +82,9 @@ class FailoverState:
     number: int = 0
     """Of the last job that was started for it."""
     job_id: str = ""
-    """That job's workflow id."""
-    job: str = ""
-    """The tag by which what it made in Azure is known; empty before anything was."""
+    """That job's workflow id while it runs; empty once its report was taken."""
+    made: tuple[MadeInAzure, ...] = ()
+    """All that its jobs may have left in Azure; the failed-over VM is the last one's."""
     holders: tuple[str, ...] = ()
     """Workflow ids in whose names points are pinned."""
     cancelled: bool = False

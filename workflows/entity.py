@@ -53,7 +53,10 @@ class Entity(RecoveryCommands):
         self._starting = False
         """A test's job is being started, which a run does not end in the middle of."""
         self._unanswered: set[str] = set()
-        self._cut: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []
+        """What runs beside the procedure: tests, the watch over the RPO, other workflows' requests."""
+        self._cut: list[asyncio.Task[None]] = []
+        """Cycles that an unplanned failover has cut, and that have not let go yet."""
         self._continue_after_migration = False
         self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
@@ -178,6 +181,10 @@ class Entity(RecoveryCommands):
         self._present()
 
     @abstractmethod
+    async def _cut_has_ended(self) -> None:
+        """Wait until the cycles that an unplanned failover has cut have let go of snapshot and slots."""
+
+    @abstractmethod
     def _look_at_rpo(self) -> None:
         """Compare the latest recovery point's age with what the policy allows."""
 
@@ -258,7 +265,8 @@ class Entity(RecoveryCommands):
         """Bring the details page and the search attributes up to date; attributes only where they changed."""
         s = self._state
         workflow.set_current_details(details(self.status(), self.disks(), s.cycles))
-        health = s.health[0].kind.value if s.health else "Healthy"
+        errors = s.shown_health()
+        health = errors[0].kind.value if errors else "Healthy"
         shown = (s.replication_state.value, shown_state(s).value, health, s.point.taken_at if s.point else None)
         if shown != self._shown:
             self._shown = shown

@@ -87,6 +87,7 @@ class EntityCycles(Entity):
             if wanted is not None and kind is CycleKind.FINAL:  # the source is off: its consolidation is not waited for
                 answers.append(asyncio.create_task(self._answer(wanted, record, None)))
 
+        await self._cut_has_ended()
         self._running = True
         self._cycles_in_run += 1
         try:
@@ -105,7 +106,7 @@ class EntityCycles(Entity):
         now = workflow.now()
         if record.committed:
             s.failures_in_row = s.transient_failures = 0
-            s.health = self._lasting_health() if failure is None else (health_error(failure, now, retried=True),)
+            s.health = self._repeated_resyncs() if failure is None else (health_error(failure, now, retried=True),)
             self._schedule(s.last_duration, 0)
             return self._next_sentence()
         assert failure is not None
@@ -129,8 +130,8 @@ class EntityCycles(Entity):
         """Mark the replication for resync."""
 
     @abstractmethod
-    def _lasting_health(self) -> tuple[HealthError, ...]:
-        """Return the health errors that a committed cycle does not mend."""
+    def _repeated_resyncs(self) -> tuple[HealthError, ...]:
+        """Return a health error where resyncs for one cause repeat: a committed cycle does not mend that."""
 
     def _schedule(self, duration: timedelta, failures: int) -> None:
         """Set the next cycle's time; a site whose interval is shorter than the back-off does not wait longer for a failure."""

@@ -10,6 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_cancelled_exception
 
 from deltaferry.model.errors import ErrorKind
+from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import DrOperation, DrState, ReverseState
 from workflows import names
@@ -69,7 +70,8 @@ class EntityFailback(EntityFailover):
         if reverse is None:
             return False
         ended = reverse.job_id in self._reports
-        return reverse.to_start or reverse.to_commit or ended or self._state.migration_state is _S.FAILBACK_IN_PROGRESS
+        is_due = reverse.to_start or reverse.to_commit or ended or self._policy_is_news(reverse)
+        return is_due or self._state.migration_state is _S.FAILBACK_IN_PROGRESS
 
     async def _go_back(self) -> None:
         """Do the one thing that is due on the way back."""
@@ -80,6 +82,8 @@ class EntityFailback(EntityFailover):
             await self._commit_way_back(reverse)
         elif reverse.to_start:
             await self._start_reprotect(reverse)
+        elif self._policy_is_news(reverse):
+            await self._tell_policy(reverse)
         else:
             self._note_reprotect_ended(reverse, self._reports.pop(reverse.job_id))
             await self._record()
@@ -103,10 +107,9 @@ class EntityFailback(EntityFailover):
             power_off_source=reverse.options.power_off_source,
             base=reverse.base if reverse.start_target else None,
             start_target=reverse.start_target,
+            policy=self._failback_policy(),
         )
-        if s.policy is not None:
-            start = dataclasses.replace(start, policy=s.policy.failback)
-        self._change_reverse(dataclasses.replace(reverse, to_start=False, job_id=job_id))
+        self._change_reverse(dataclasses.replace(reverse, to_start=False, job_id=job_id, policy=start.policy))
         s.job_id = job_id
         self._say("reprotecting")
         await self._record()
@@ -122,6 +125,25 @@ class EntityFailback(EntityFailover):
             )
         except WorkflowAlreadyStartedError:
             await is_running(job_id)
+
+    def _failback_policy(self) -> FailbackPolicy:
+        return self._state.policy.failback if self._state.policy is not None else FailbackPolicy()
+
+    def _policy_is_news(self, reverse: ReverseCopy) -> bool:
+        """Return whether a job that replicates back knows another failback policy than the replication has."""
+        runs = reverse.job_id != "" and reverse.job_id not in self._reports and self._state.migration_state in _REVERSE_RUNS
+        return runs and reverse.policy != self._failback_policy()
+
+    async def _tell_policy(self, reverse: ReverseCopy) -> None:
+        """Tell the job that replicates back; one that has ended meanwhile reports that by itself."""
+        policy = self._failback_policy()
+        self._change_reverse(dataclasses.replace(reverse, policy=policy))
+        try:
+            await workflow.get_external_workflow_handle(reverse.job_id).signal(names.FAILBACK_POLICY_CHANGED, policy)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.info("replication back to the site ended before it was told of the policy")
 
     @workflow.signal(name=names.REVERSE_PROGRESSED, description="Sent by what replicates a failed-over VM back to its site.")
     def reverse_progressed(self, progress: ReverseProgress) -> None:
@@ -219,6 +241,7 @@ class EntityFailback(EntityFailover):
     def _note_failback(self, reverse: ReverseCopy, report: JobReport) -> None:
         s, result = self._state, report.failback
         self._percent = None
+        reverse = dataclasses.replace(reverse, failback_job="")  # one that is closing must not be taken for one that runs
         if result is not None:
             reverse = dataclasses.replace(
                 reverse,
@@ -247,9 +270,8 @@ class EntityFailback(EntityFailover):
         failover = s.failover
         assert failover is not None
         self._say("committing the failback: deleting the VM in Azure")
-        keys = tuple(disk.disk_key for disk in failover.point.disks) if failover.point is not None else ()
         try:
-            await commit_failback(self._replication, failover.target, failover.job, keys)
+            await commit_failback(self._replication, failover.target, failover.made)
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise

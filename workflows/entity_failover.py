@@ -13,19 +13,20 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from activities.recovery_points import RecoveryPointSteps
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.states import MigrationState, ReplicationState
+from deltaferry.model.recovery_points import RecoveryPointRecord
+from deltaferry.model.states import HealthError, MigrationState, ReplicationState
 from deltaferry.planning.dr_states import DrOperation, DrState
 from deltaferry.planning.retention import PointChoice, parse_choice
 from workflows import names
 from workflows.dr_messages import PrunePointsInput
-from workflows.dr_state import FailoverState
+from workflows.dr_state import FailoverState, MadeInAzure
 from workflows.entity import merged
 from workflows.entity_rpo import EntityRpo
 from workflows.from_point import delete_made, unpin
-from workflows.job_messages import FromPointInput, JobReport, MigrateInput, point_job
+from workflows.job_messages import FromPointInput, JobReport, MadeVm, MigrateInput, point_job
 from workflows.operator_input import ChangePointOptions, FailoverOptions, MigrateOptions
 from workflows.policies import SETTLE
-from workflows.replication_state import FailureView
+from workflows.replication_state import FailureView, MigrationResult
 from workflows.reporting import is_running
 from workflows.steps import failure_of, health_error, perform
 
@@ -72,7 +73,7 @@ class EntityFailover(EntityRpo):
             options=chosen,
             before=before.before if before is not None else s.replication_state,
             holders=before.holders if before is not None else (),
-            job=before.job if before is not None else "",
+            made=before.made if before is not None else (),
         )
         s.migrate_options = options if isinstance(options, MigrateOptions) else s.migrate_options
         s.migration_state = _S.FAILOVER_IN_PROGRESS
@@ -127,7 +128,7 @@ class EntityFailover(EntityRpo):
             target=failover.target,
             reason=failover.options.reason or "failover",
             shut_down_source=failover.options.shut_down_source and not s.source_off_by_us,
-            replaces=failover.job,
+            replaces=failover.made,
             keep_pin=True,
         )
         report = await self._run_job(names.FAILOVER_VM, start, failover.job_id, "failover", cut_by_stop=False)
@@ -139,24 +140,42 @@ class EntityFailover(EntityRpo):
         s, made = self._state, report.made
         # one that did not report may have shut the source down: cancelling must power it on again
         s.source_off_by_us = s.source_off_by_us or made is None or made.source_shut_down
-        job = point_job(failover.number)
-        if made is None or made.vm_id is None:
-            interrupted = FailureView(ErrorKind.INTERRUPTED, "The failover was ended from outside.")
-            error = report.error or health_error(interrupted, workflow.now(), retried=False)
-            s.failover = dataclasses.replace(failover, job=job, information=made.information if made is not None else ())
-            s.migration_state = _S.FAILOVER_FAILED
-            s.health = (error,)
-            self._say("the failover failed; send failover to try again, or cancel_failover")
+        s.guarded_nics = (made.guarded_nics if made is not None else ()) or s.guarded_nics
+        job = self._made_by(failover, point_job(failover.number), made.point if made is not None else None)
+        if made is None or made.vm_id is None:  # what was there before it may be there still
+            self._note_failed(failover, job, report.error, made.information if made is not None else ())
             return
-        s.guarded_nics = made.guarded_nics or s.guarded_nics
+        self._note_running(dataclasses.replace(failover, made=(job,), point=made.point, vm_id=made.vm_id), made)
+
+    def _made_by(self, failover: FailoverState, job: str, point: RecoveryPointRecord | None) -> MadeInAzure:
+        keys = [disk.disk_key for disk in point.disks] if point is not None else [disk.key for disk in self._replication.disks]
+        return MadeInAzure(job, failover.target, tuple(keys))
+
+    def _note_failed(
+        self, failover: FailoverState, job: MadeInAzure, error: HealthError | None, information: tuple[str, ...] = ()
+    ) -> None:
+        """Take over that no VM runs in Azure."""
+        s = self._state
+        interrupted = FailureView(ErrorKind.INTERRUPTED, "The failover was ended from outside.")
         s.failover = dataclasses.replace(
             failover,
-            job=job,
-            point=made.point,
-            vm_id=made.vm_id,
-            running_at=workflow.now(),
-            information=made.information,
-            phases=made.phases,
+            job_id="",
+            made=(*failover.made, job),
+            point=None,
+            vm_id=None,
+            running_at=None,
+            information=information,
+        )
+        s.migration_state = _S.FAILOVER_FAILED
+        s.health = (error or health_error(interrupted, workflow.now(), retried=False),)
+        self._say("the failover failed; send failover or planned_failover to try again, or cancel_failover")
+
+    def _note_running(self, failover: FailoverState, made: MadeVm | MigrationResult) -> None:
+        """Take over that the VM runs in Azure."""
+        s = self._state
+        note = (made.note,) if isinstance(made, MigrationResult) and made.note else ()
+        s.failover = dataclasses.replace(
+            failover, job_id="", running_at=workflow.now(), information=(*made.information, *note), phases=made.phases
         )
         s.migration_state = _S.FAILED_OVER
         s.health = ()
@@ -167,7 +186,9 @@ class EntityFailover(EntityRpo):
         s = self._state
         if s.repair is not None:
             cause = FailureView(ErrorKind.OPERATION_REFUSED, f"The replica needs a resync first: {s.repair.reason}.")
-            self._note_planned(failover, JobReport("", error=health_error(cause, workflow.now(), retried=False)))
+            s.migration_state, s.replication_state = _S.FAILOVER_FAILED, _R.NONE
+            s.health = (health_error(cause, workflow.now(), retried=False),)
+            self._say("the failover was not begun; send failover to take a recovery point, or cancel_failover")
             return
         options = s.migrate_options or MigrateOptions()
         taken_up = failover.job_id != "" and await is_running(failover.job_id)
@@ -182,7 +203,7 @@ class EntityFailover(EntityRpo):
             options,
             failover.target,
             s.source_off_by_us,
-            f"failover-{failover.number}",
+            _planned_job(failover),
         )
         self._say("failing over as planned")
         await self._record()
@@ -191,31 +212,18 @@ class EntityFailover(EntityRpo):
         await self._record()
 
     def _note_planned(self, failover: FailoverState, report: JobReport) -> None:
+        """Take over how a planned failover ended; its point is that of the final delta."""
         s, result = self._state, report.migration
-        s.source_off_by_us = s.source_off_by_us or (result is not None and result.source_shut_down)
-        if result is None or result.target_vm_id is None:
-            interrupted = FailureView(ErrorKind.INTERRUPTED, "The failover was ended from outside.")
-            found = report.error or (result.error if result is not None else None)
-            s.health = (found or health_error(interrupted, workflow.now(), retried=False),)
-            s.migration_state = _S.FAILOVER_FAILED
-            s.failover = dataclasses.replace(failover, job=f"failover-{failover.number}")
-            self._say("the failover failed; send planned_failover or failover to try again, or cancel_failover")
-        else:
-            s.guarded_nics = result.guarded_nics or s.guarded_nics
-            s.failover = dataclasses.replace(
-                failover,
-                job=f"failover-{failover.number}",
-                point=s.point,
-                vm_id=result.target_vm_id,
-                running_at=workflow.now(),
-                information=(*result.information, result.note) if result.note else result.information,
-                phases=result.phases,
-            )
-            s.migration_state = _S.FAILED_OVER
-            s.health = ()
-            self._say("the VM runs in Azure; waiting for commit, change_recovery_point or cancel_failover")
+        # one that did not report may have shut the source down: cancelling must power it on again
+        s.source_off_by_us = s.source_off_by_us or result is None or result.source_shut_down
         s.replication_state = _R.NONE
         s.next_due, s.next_reason = None, ""
+        job = self._made_by(failover, _planned_job(failover), None)
+        if result is None or result.target_vm_id is None:
+            self._note_failed(failover, job, report.error or (result.error if result is not None else None))
+            return
+        s.guarded_nics = result.guarded_nics or s.guarded_nics
+        self._note_running(dataclasses.replace(failover, made=(job,), point=s.point, vm_id=result.target_vm_id), result)
 
     # --- commit and cancel ---
 
@@ -254,10 +262,9 @@ class EntityFailover(EntityRpo):
         """Delete what the failover made, start the source again if we stopped it, and go on with delta cycles."""
         s = self._state
         self._say("cancelling the failover: deleting what it made in Azure")
-        keys = tuple(disk.disk_key for disk in failover.point.disks) if failover.point is not None else ()
         try:
-            if failover.job:
-                await delete_made(self._replication, self._from_point(failover), failover.job, keys)
+            for made in failover.made:
+                await delete_made(self._replication, made)
             await self._unpin_all(failover)
         except FailureError as error:
             if is_cancelled_exception(error):
@@ -265,8 +272,9 @@ class EntityFailover(EntityRpo):
             self._note_not_cancelled(error)
             return
         self._say("cancelling the failover: giving the source back as it was")
-        if not await self._unguard(power_on=s.source_off_by_us):
-            s.failover = dataclasses.replace(failover, cancelled=False, job="", vm_id=None)
+        is_changed = s.source_off_by_us or bool(s.guarded_nics)  # else nothing of the site is waited for
+        if is_changed and not await self._unguard(power_on=s.source_off_by_us):
+            s.failover = dataclasses.replace(failover, cancelled=False, made=(), point=None, vm_id=None)
             s.migration_state = _S.FAILOVER_FAILED
             return
         s.failover, s.source_off_by_us, s.guarded_nics = None, False, ()
@@ -293,16 +301,6 @@ class EntityFailover(EntityRpo):
         for holder in failover.holders:
             await unpin(self._replication, holder)
 
-    def _from_point(self, failover: FailoverState) -> FromPointInput:
-        return FromPointInput(
-            workflow.info().workflow_id,
-            self._replication,
-            failover.number,
-            PointChoice(),
-            failover.target,
-            failover.options.reason,
-        )
-
     # --- what a failover cuts ---
 
     async def _let_run(self, work: "asyncio.Task[None]") -> None:
@@ -317,17 +315,22 @@ class EntityFailover(EntityRpo):
             await work
             return
         work.cancel()
-        self._cut = work
+        self._cut.append(work)
 
     async def _cut_has_ended(self) -> None:
-        """Wait until a cycle that was cut has let go of its snapshot and slots."""
-        cut, self._cut = self._cut, None
-        if cut is not None:
-            try:
-                await cut
-            except (FailureError, asyncio.CancelledError) as error:
-                if not is_cancelled_exception(error):
-                    workflow.logger.warning("the cycle that a failover cut ended badly: %s", failure_of(error).kind.value)
+        """Wait until the cycles that were cut have let go of snapshot and slots: what comes next would lose its own to them."""
+        while self._cut:
+            cut = self._cut[0]
+            await workflow.wait_condition(cut.done)
+            self._cut.remove(cut)
+            error = None if cut.cancelled() else cut.exception()
+            if error is not None and not is_cancelled_exception(error):
+                workflow.logger.warning("the cycle that a failover cut ended badly: %s", failure_of(error).kind.value)
+
+
+def _planned_job(failover: FailoverState) -> str:
+    """Return the tag of what a planned failover makes."""
+    return f"failover-{failover.number}"
 
 
 def _other_point(options: FailoverOptions, change: ChangePointOptions) -> FailoverOptions:

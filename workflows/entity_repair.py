@@ -134,6 +134,7 @@ class EntityRepair(EntityJobs):
         repair = s.repair
         assert repair is not None
         s.replication_state = _R.REPAIR_QUEUED
+        await self._cut_has_ended()
         taken_up = repair.under_way and s.job_id is not None and await is_running(s.job_id)
         if not taken_up:
             s.jobs_minted += 1
@@ -233,15 +234,10 @@ class EntityRepair(EntityJobs):
         s.replication_state = _R.DELTA_SYNC
         if s.migration_state is _M.NONE:
             s.migration_state = _M.TEST_PENDING
-        s.health = self._lasting_health()
+        s.health = self._repeated_resyncs()
         self._schedule(s.last_duration, 0)
         self._say("resynchronised; delta cycles go on")
         await self._settle()
-
-    def _lasting_health(self) -> tuple[HealthError, ...]:
-        """Return the health errors that a commit does not mend: a crossed RPO threshold, and resyncs that repeat."""
-        exceeded = tuple(error for error in self._state.health if error.kind is ErrorKind.RPO_EXCEEDED)
-        return (*exceeded, *self._repeated_resyncs())
 
     def _repeated_resyncs(self) -> tuple[HealthError, ...]:
         """Return a health error where resyncs for one cause repeat: what leads to them wants mending."""

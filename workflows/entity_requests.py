@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
@@ -22,7 +21,7 @@ from workflows.operator_input import (
     ReprotectOptions,
     TestOptions,
 )
-from workflows.refusals import bad_input_sentence
+from workflows.refusals import UnreadableInputError, read_input
 from workflows.replication_state import EntityState
 from workflows.service_messages import OperationAnswer, OperationWanted
 
@@ -79,9 +78,9 @@ class EntityRequests(EntityFailback):
             return False, f"No workflow can ask for {wanted.operation!r}; it may ask for {known}.", 0
         kind = _INPUTS[operation]
         try:
-            argument = TypeAdapter(kind).validate_python(wanted.options)
-        except ValidationError as error:
-            return False, bad_input_sentence(wanted.operation, kind, error), 0
+            argument = read_input(wanted.operation, kind, wanted.options)
+        except UnreadableInputError as error:
+            return False, str(error), 0
         verdict = self.judge(operation, argument)
         if verdict.accepted:
             self.accept(operation, argument)
@@ -157,6 +156,8 @@ def outcome_of(request: ServedRequest, state: EntityState) -> ServedRequest | No
         case DrOperation.COMMIT:
             if state.failover is None or state.failover.committed_at is not None:
                 ended = good, "The failover is committed.", vm
+            elif state.health:
+                ended = bad, health, None
         case DrOperation.REPROTECT:
             if state.migration_state is DrState.FAILBACK_READY:
                 ended = good, "The VM is replicated back to its site.", vm

@@ -6,7 +6,7 @@ from temporalio import workflow
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.dr_states import NO_CYCLES
-from deltaferry.planning.rpo import RpoChange, crosses_at, look
+from deltaferry.planning.rpo import RpoChange, RpoWatch, crosses_at, look
 from workflows.entity_tests import EntityTests
 from workflows.replication_state import FailureView
 from workflows.steps import health_error
@@ -19,17 +19,15 @@ class EntityRpo(EntityTests):
         """Compare the latest recovery point's age with what the policy allows; each crossing is told once."""
         s = self._state
         if s.point is None or s.migration_state in NO_CYCLES:
+            s.rpo, s.rpo_exceeded = RpoWatch(), None  # cycles that begin again are told of a crossing anew
             return
         threshold = s.policy.rpo_threshold if s.policy is not None else None
         s.rpo, event = look(s.rpo, s.point.taken_at, workflow.now(), threshold)
         if event is None:
             return
-        others = tuple(error for error in s.health if error.kind is not ErrorKind.RPO_EXCEEDED)
+        s.rpo_exceeded = None
         if event.change is RpoChange.CROSSED:
-            exceeded = health_error(FailureView(ErrorKind.RPO_EXCEEDED, event.sentence), event.at, retried=True)
-            s.health = (*others, exceeded)
-        else:
-            s.health = others
+            s.rpo_exceeded = health_error(FailureView(ErrorKind.RPO_EXCEEDED, event.sentence), event.at, retried=True)
         workflow.logger.info("%s: %s", event.change, event.sentence)
         self._present()
 

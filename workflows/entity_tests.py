@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from temporalio import workflow
 from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -12,11 +12,11 @@ from deltaferry.model.states import HealthError
 from deltaferry.planning.dr_states import TESTS_UP, DrState
 from deltaferry.planning.retention import PointChoice, parse_choice
 from workflows import names
-from workflows.dr_state import TestRun
+from workflows.dr_state import MadeInAzure, TestRun
 from workflows.entity import merged
 from workflows.entity_migration import EntityMigration
-from workflows.job_messages import CleanUpInput, FromPointInput, JobReport
-from workflows.operator_input import CleanUpOptions, TargetProperties, TestOptions
+from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, point_job
+from workflows.operator_input import CleanUpOptions, TestOptions
 from workflows.replication_state import FailureView
 from workflows.reporting import is_running
 from workflows.steps import health_error
@@ -41,9 +41,9 @@ class EntityTests(EntityMigration):
         s.jobs_minted += 1
         number = s.jobs_minted
         name = s.target.vm_name or self._replication.vm_name
-        own = TargetProperties(vm_name=f"{name[:48]}-test-{number}", network=options.network, subnet=options.subnet)
-        target = merged(merged(s.target, own), options.target) if options.target is not None else merged(s.target, own)
-        target = dataclasses.replace(target, network=options.network)
+        target = dataclasses.replace(s.target, vm_name=f"{name[:48]}-test-{number}")
+        target = merged(target, options.target) if options.target is not None else target
+        target = dataclasses.replace(target, network=options.network, subnet=options.subnet)  # none of production's
         job_id = names.test_id(workflow.info().workflow_id, number)
         s.tests = (*s.tests, TestRun(number, _S.TEST_QUEUED, job_id, options, target, workflow.now()))
 
@@ -64,7 +64,7 @@ class EntityTests(EntityMigration):
                 begun.add(test.job_id)
             elif test.state is _S.TEST_IN_PROGRESS:
                 self._note_gone(test)
-        look_at: datetime = workflow.now()
+        look_at = workflow.now() + _LOOK
         while True:
             waiting = self._started_tests(begun)
             timeout = max(look_at - workflow.now(), timedelta(milliseconds=1)) if waiting else None
@@ -114,7 +114,8 @@ class EntityTests(EntityMigration):
         if test.state is _S.CLEAN_UP_IN_PROGRESS:
             keys = tuple(disk.disk_key for disk in test.point.disks) if test.point is not None else ()
             test_id = names.test_id(entity_id, test.number)
-            clean = CleanUpInput(entity_id, self._replication, test.number, test.target, keys, test_id)
+            made = MadeInAzure(point_job(test.number), test.target, keys)
+            clean = CleanUpInput(entity_id, self._replication, made, test_id)
             return names.CLEAN_UP_TEST, clean, f"clean-up of test {test.number}"
         choice = parse_choice(test.options.point)
         assert isinstance(choice, PointChoice)  # judged when it was asked for

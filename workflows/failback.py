@@ -7,9 +7,7 @@ site is powered on with its NICs. Until then nothing is lost by giving it up: th
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable
 from datetime import datetime
-from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -18,30 +16,29 @@ with workflow.unsafe.imports_passed_through():
     from activities.failback_site import FailbackSite
     from activities.failback_target import FailbackTarget
     from activities.source_power import SourcePower
-    from activities.target_vm import TargetVmActivities
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.replication import CycleKind
     from deltaferry.model.states import HealthError, JobOutcome
     from deltaferry.planning.failback import BASE_LOST
     from workflows import names
+    from workflows.dr_state import MadeInAzure
     from workflows.failback_messages import (
         OnTarget,
         PrepareFailbackInput,
     )
+    from workflows.from_point import delete_made
     from workflows.job_messages import JobReport
     from workflows.operator_input import TargetProperties
     from workflows.policies import AZURE, POWER, PREPARE
     from workflows.replication_state import Replication
-    from workflows.reporting import report_once
+    from workflows.reporting import in_phase, report_once
     from workflows.reverse_job import ReverseJob
     from workflows.reverse_messages import FailbackCarried, FailbackInput, FailbackResult, ReverseProgress
     from workflows.reverse_pass import ReversePass
     from workflows.reverse_records import PassRecord, ReverseBase
     from workflows.reverse_steps import drop_snapshots, forget_site, new_pass
-    from workflows.step_messages import DeleteTargetInput, OnReplication, UnguardInput
+    from workflows.step_messages import OnReplication, UnguardInput
     from workflows.steps import failure_of, health_error, perform, require_carried
-
-T = TypeVar("T")
 
 
 @workflow.defn(name=names.FAILBACK_VM)
@@ -91,13 +88,13 @@ class FailbackVm(ReverseJob):
 
     async def _fail_back(self) -> FailbackResult:
         if self._stopped_at is None:
-            await self._phase("prepare the VM at the site", self._prepare())
+            await in_phase(self._phases, "prepare the VM at the site", self._prepare())
             self._stopped_at = workflow.now()
-            await self._phase("stop the VM in Azure", self._stop_target())
-        last = await self._phase("final pass", self._final_pass())
-        await self._phase("power on at the site", self._power_on())
+            await in_phase(self._phases, "stop the VM in Azure", self._stop_target())
+        last = await in_phase(self._phases, "final pass", self._final_pass())
+        await in_phase(self._phases, "power on at the site", self._power_on())
         downtime_s = (workflow.now() - self._stopped_at).total_seconds()
-        await self._phase("delete what the final pass left", last.tidy())
+        await in_phase(self._phases, "delete what the final pass left", last.tidy())
         outcome = JobOutcome.COMPLETED_WITH_INFORMATION if self._information else JobOutcome.SUCCEEDED
         return self._result(outcome, downtime_s)
 
@@ -223,33 +220,19 @@ class FailbackVm(ReverseJob):
             )
         )
 
-    async def _phase(self, name: str, work: Awaitable[T]) -> T:
-        """Carry out a phase and note how long it took."""
-        workflow.set_current_details(f"**{name}** since {workflow.now():%H:%M:%S} UTC")
-        begun = workflow.now()
-        try:
-            return await work
-        finally:
-            self._phases.append((name, round((workflow.now() - begun).total_seconds(), 3)))
-
     async def _tell(self, run: ReversePass) -> None:
         """Tell the entity how far it is."""
         progress = ReverseProgress(workflow.info().workflow_id, run.percent, f"final pass, {run.percent} %", self._committed)
         await self._signal_entity(progress)
 
 
-async def commit_failback(replication: Replication, target: TargetProperties, job: str, disk_keys: tuple[int, ...] = ()) -> None:
+async def commit_failback(replication: Replication, target: TargetProperties, made: tuple[MadeInAzure, ...]) -> None:
     """Delete what a failback that is committed leaves in Azure: VM, NIC, disks and snapshots, as far as they are ours.
 
     Called by the entity. Afterwards change tracking is reset and a resync begins (`ResyncInput.reset_tracking`): restoring has
     misled it.
     """
-    await perform(
-        TargetVmActivities.delete_target,
-        DeleteTargetInput(replication, target, job, disk_keys),
-        queue=names.azure_queue(replication.ref.target),
-        limits=AZURE,
-        summary="delete the VM in Azure, its NIC and disks",
-    )
+    for one in made:
+        await delete_made(replication, one)
     await drop_snapshots(replication, target)
     await forget_site(replication)

@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.job_messages import FromPointInput, JobReport
     from workflows.policies import TRY
     from workflows.presenting import GUEST_NOT_PREPARED
-    from workflows.reporting import report_once
+    from workflows.reporting import in_phase, report_once
     from workflows.step_messages import GuardInput, OnReplication, ShutDownInput
     from workflows.steps import failure_of, health_error, perform, require_carried
 
@@ -42,10 +42,9 @@ class FailoverVm(FromPoint):
         start = require_carried(start)
         try:
             if start.shut_down_source:
-                await self._phase("shut down source", self._shut_down_source())
-            if start.replaces:
-                keys = tuple(disk.key for disk in self._replication.disks)
-                await self._phase("delete the VM of the other point", delete_made(self._replication, start, start.replaces, keys))
+                await in_phase(self._phases, "shut down source", self._shut_down_source())
+            for made in start.replaces:
+                await in_phase(self._phases, "delete what was made before", delete_made(self._replication, made))
             vm = await self._make()
         except (FailureError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error):

@@ -4,9 +4,6 @@ The point is pinned before it is copied, and the copies outlive it: the managed 
 deleted when that is done. What was made before a failure is deleted again.
 """
 
-from collections.abc import Awaitable
-from typing import TypeVar
-
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
@@ -18,14 +15,13 @@ from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.planning.phrases import size_text
 from workflows import names
 from workflows.dr_messages import CopyPointInput, DeleteCopiesInput, ImportCopiesInput, PinPointInput, UnpinPointInput
+from workflows.dr_state import MadeInAzure
 from workflows.job_messages import FromPointInput, JobReport, MadeVm, point_job
 from workflows.policies import AZURE, PREPARE
 from workflows.replication_state import Replication
-from workflows.reporting import ReportingJob
+from workflows.reporting import ReportingJob, in_phase
 from workflows.step_messages import CreateVmInput, DeleteTargetInput
 from workflows.steps import failure_of, perform
-
-T = TypeVar("T")
 
 
 class FromPoint(ReportingJob):
@@ -44,11 +40,11 @@ class FromPoint(ReportingJob):
 
     async def _make(self) -> str:
         """Pin the point, copy it, import the copies, create the VM; return the VM's id."""
-        self._point = await self._phase("pin the recovery point", self._pin())
-        copies = await self._phase("copy the recovery point's disks", self._copy(self._point))
-        disks = await self._phase("import disks", self._import(self._point, copies))
-        await self._phase("delete the copies", self._delete_copies())
-        vm = await self._phase("create VM", self._create(disks))
+        self._point = await in_phase(self._phases, "pin the recovery point", self._pin())
+        copies = await in_phase(self._phases, "copy the recovery point's disks", self._copy(self._point))
+        disks = await in_phase(self._phases, "import disks", self._import(self._point, copies))
+        await in_phase(self._phases, "delete the copies", delete_copies(self._replication, self._job))
+        vm = await in_phase(self._phases, "create VM", self._create(disks))
         if not self._start.keep_pin:
             await unpin(self._replication, self._holder)
         return vm
@@ -90,15 +86,6 @@ class FromPoint(ReportingJob):
         )
         return imported.disks
 
-    async def _delete_copies(self) -> None:
-        await perform(
-            RecoveryPointSteps.delete_copies,
-            DeleteCopiesInput(self._replication, self._job),
-            queue=names.azure_queue(self._replication.ref.target),
-            limits=AZURE,
-            summary="delete the copies, which are imported",
-        )
-
     async def _create(self, disks: tuple[tuple[int, str], ...]) -> str:
         created = await perform(
             TargetVmActivities.create_target_vm,
@@ -114,8 +101,8 @@ class FromPoint(ReportingJob):
         """Delete what was made before the failure; return whether something is left."""
         keys = tuple(disk.disk_key for disk in self._point.disks) if self._point is not None else ()
         try:
-            await delete_made(self._replication, self._start, self._job, keys)
-            await self._delete_copies()
+            await delete_made(self._replication, MadeInAzure(self._job, self._start.target, keys))
+            await delete_copies(self._replication, self._job)
             await unpin(self._replication, self._holder)
         except FailureError as error:
             self._information.append(f"What was made could not all be deleted: {failure_of(error).detail}")
@@ -153,24 +140,26 @@ class FromPoint(ReportingJob):
         workflow.set_current_details("\n".join(lines))
         return JobReport(workflow.info().workflow_id, error=error, made=made)
 
-    async def _phase(self, name: str, work: Awaitable[T]) -> T:
-        """Carry out a phase and note how long it took."""
-        workflow.set_current_details(f"**{name}** since {workflow.now():%H:%M:%S} UTC")
-        begun = workflow.now()
-        try:
-            return await work
-        finally:
-            self._phases.append((name, round((workflow.now() - begun).total_seconds(), 3)))
 
-
-async def delete_made(replication: Replication, start: FromPointInput, job: str, disk_keys: tuple[int, ...]) -> None:
-    """Delete the VM, NIC and disks that a job with a recovery point has made."""
+async def delete_made(replication: Replication, made: MadeInAzure) -> None:
+    """Delete the VM, NIC and disks that a job of a test or a failover has made; no-op for what is gone."""
     await perform(
         TargetVmActivities.delete_target,
-        DeleteTargetInput(replication, start.target, job, disk_keys),
+        DeleteTargetInput(replication, made.target, made.job, made.disk_keys),
         queue=names.azure_queue(replication.ref.target),
         limits=AZURE,
         summary="delete VM, NIC and disks",
+    )
+
+
+async def delete_copies(replication: Replication, job: str) -> None:
+    """Delete what a job has copied of a point: it is imported, or not needed."""
+    await perform(
+        RecoveryPointSteps.delete_copies,
+        DeleteCopiesInput(replication, job),
+        queue=names.azure_queue(replication.ref.target),
+        limits=AZURE,
+        summary="delete the copies of the recovery point",
     )
 
 

@@ -8,6 +8,7 @@ from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryP
 from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.planning.ladder import Rung
 from deltaferry.planning.retention import PointChoice
+from workflows.dr_state import MadeInAzure
 from workflows.operator_input import MigrateOptions, TargetProperties
 from workflows.replication_state import CycleRecord, InitialSummary, MigrationResult, Replication
 from workflows.reverse_messages import (
@@ -182,8 +183,8 @@ class FromPointInput:
     """A test: the properties that a migration would have, in whose network its VM must not be."""
     shut_down_source: bool = False
     """Try to shut the source VM down first."""
-    replaces: str = ""
-    """The job whose VM is deleted first: another point was chosen."""
+    replaces: tuple[MadeInAzure, ...] = ()
+    """What is deleted first: another point was chosen, or an earlier attempt has left something."""
     keep_pin: bool = False
     """The point stays pinned behind the job, by it: it can be changed until commit."""
 
@@ -194,10 +195,7 @@ class CleanUpInput:
 
     entity_id: str
     replication: Replication
-    number: int
-    """Of the test's own job."""
-    target: TargetProperties
-    disk_keys: tuple[int, ...]
+    made: MadeInAzure
     test_id: str
     """Workflow id of the test, in whose name points may be pinned."""
 

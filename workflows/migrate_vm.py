@@ -1,9 +1,7 @@
 """`MigrateVm`: the planned cutover, spec §7. It only asks the entity for cycles; it never runs one itself."""
 
 import asyncio
-from collections.abc import Awaitable
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
@@ -20,7 +18,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policies import ASK, AZURE, POWER
     from workflows.presenting import GUEST_NOT_PREPARED, predicted_downtime
     from workflows.replication_state import CycleRecord, MigrationResult
-    from workflows.reporting import ReportingJob, report_once
+    from workflows.reporting import ReportingJob, in_phase, report_once
     from workflows.step_messages import (
         CreateVmInput,
         DeleteTargetInput,
@@ -32,7 +30,6 @@ with workflow.unsafe.imports_passed_through():
     )
     from workflows.steps import cancellation_kept, failure_of, health_error, perform, require_carried
 
-T = TypeVar("T")
 
 _MAX_ON_DEMAND = 5
 """On-demand deltas before `max_downtime` is found not to be reachable."""
@@ -101,11 +98,11 @@ class MigrateVm(ReportingJob):
             if not self._options.keep_source_running:
                 await self._shut_down_source()
         final = await self._final_delta(source)
-        disks = await self._phase("import disks", self._import(final.seal))
-        vm = await self._phase("create VM", self._create(disks))
+        disks = await in_phase(self._phases, "import disks", self._import(final.seal))
+        vm = await in_phase(self._phases, "create VM", self._create(disks))
         downtime_s = (workflow.now() - self._shut_down_at).total_seconds() if self._shut_down_at else None
         if self._options.guard_source and not self._options.keep_source_running:
-            await self._phase("guard source", self._guard(source))
+            await in_phase(self._phases, "guard source", self._guard(source))
         if self._options.keep_source_running and source.powered_on:
             self._information.append("The source kept running: what it wrote after the last snapshot is not in the target VM.")
         outcome = JobOutcome.COMPLETED_WITH_INFORMATION if self._information else JobOutcome.SUCCEEDED
@@ -133,7 +130,7 @@ class MigrateVm(ReportingJob):
         """On-demand deltas with the source running: one, or as many as the promised downtime needs."""
         limit = self._options.max_downtime
         for attempt in range(1, _MAX_ON_DEMAND + 1):
-            await self._phase(f"on-demand delta {attempt}", self._cycle(CycleKind.ON_DEMAND))
+            await in_phase(self._phases, f"on-demand delta {attempt}", self._cycle(CycleKind.ON_DEMAND))
             if limit is None:
                 return
             predicted = predicted_downtime(tuple(self._records), self._options.expected_import)
@@ -153,7 +150,8 @@ class MigrateVm(ReportingJob):
     async def _shut_down_source(self) -> None:
         self._shut_down_at = workflow.now()
         self._shut_down = True
-        result = await self._phase(
+        result = await in_phase(
+            self._phases,
             "shut down source",
             perform(
                 SourcePower.shut_down_source,
@@ -170,10 +168,10 @@ class MigrateVm(ReportingJob):
     async def _final_delta(self, source: SourceStatus) -> CycleAnswer:
         """One more delta: of the source that is off now, or of one that keeps running."""
         if source.powered_on and self._options.keep_source_running:
-            return await self._phase("last delta", self._cycle(CycleKind.ON_DEMAND))
+            return await in_phase(self._phases, "last delta", self._cycle(CycleKind.ON_DEMAND))
         if self._shut_down_at is None:
             self._shut_down_at = workflow.now()
-        final = await self._phase("final delta", self._cycle(CycleKind.FINAL))
+        final = await in_phase(self._phases, "final delta", self._cycle(CycleKind.FINAL))
         if final.record.without_snapshot:
             self._information.append(
                 "vSphere took no snapshot of the source VM, so its disks were read as they are; consolidate them in vCenter."
@@ -265,12 +263,3 @@ class MigrateVm(ReportingJob):
         lines += [f"| {name} | {seconds:.1f} |" for name, seconds in result.phases]
         workflow.set_current_details("\n".join([*lines, "", result.note]))
         return JobReport(workflow.info().workflow_id, migration=result)
-
-    async def _phase(self, name: str, work: Awaitable[T]) -> T:
-        """Carry out a phase and note how long it took."""
-        workflow.set_current_details(f"**{name}** since {workflow.now():%H:%M:%S} UTC")
-        begun = workflow.now()
-        try:
-            return await work
-        finally:
-            self._phases.append((name, round((workflow.now() - begun).total_seconds(), 3)))

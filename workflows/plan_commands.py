@@ -5,26 +5,19 @@ that says why; a signal that is refused, or that cannot be read, changes nothing
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.plan_progress import PlanCommand
 from deltaferry.planning.transitions import Verdict
 from workflows.plan_input import PlanAbort, PlanCleanUp, PlanDecision
-from workflows.refusals import bad_input_sentence
+from workflows.refusals import UnreadableInputError, read_input
 from workflows.replication_state import Refusal
 from workflows.steps import refusal
 
 PlanRequest = PlanDecision | PlanAbort | PlanCleanUp
-
-_ADAPTERS: Mapping[type[PlanRequest], TypeAdapter[Any]] = {
-    kind: TypeAdapter(kind) for kind in (PlanDecision, PlanAbort, PlanCleanUp)
-}
-"""Built once: a burst of signals that each built one would keep the workflow's thread for seconds."""
 
 CLEAN_UP = "clean_up"
 
@@ -72,9 +65,9 @@ class PlanCommands:
     def _signalled(self, verb: str, raw: Any, kind: type[PlanRequest]) -> None:
         now = workflow.now()
         try:
-            request: PlanRequest = _ADAPTERS[kind].validate_python({} if raw is None else raw)
-        except ValidationError as error:
-            self.refused(Refusal(verb, bad_input_sentence(verb, kind, error), now))
+            request = read_input(verb, kind, raw)
+        except UnreadableInputError as error:
+            self.refused(Refusal(verb, str(error), now))
             return
         verdict = self.verdict(verb, request)
         if verdict.accepted:

@@ -67,7 +67,7 @@ def status_view(
         verified_blocks=state.verified_blocks,
         initial=state.initial,
         job_id=state.job_id,
-        health=state.health,
+        health=state.shown_health(),
         allowed=tuple(operation.value for operation in allowed(situation)),
         last_refused=state.last_refused,
         migration=state.migration,

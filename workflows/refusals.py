@@ -1,9 +1,12 @@
 """Sentences for input that cannot be read: what is wrong, where, and what to write instead."""
 
 import dataclasses
-from typing import Any
+import functools
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
+
+T = TypeVar("T")
 
 EXAMPLES = {
     "EnableInput": '{"vm": "web-01", "site": "lon1"}',
@@ -32,6 +35,28 @@ EXAMPLES = {
     "TargetProperties": '{"size": "Standard_D4s_v5", "subnet": "web"}',
 }
 """An input that is accepted, for each type that people write."""
+
+
+class UnreadableInputError(Exception):
+    """An input is not what an operation takes; the text is the sentence for whoever sent it."""
+
+
+def read_input(what: str, kind: type[T], raw: object) -> T:
+    """Return an input as the type that an operation takes; nothing at all stands for an empty object.
+
+    Raises UnreadableInputError.
+    """
+    try:
+        read: T = _adapter(kind).validate_python({} if raw is None else raw)  # type: ignore[arg-type]  # a type is hashable
+    except ValidationError as error:
+        raise UnreadableInputError(bad_input_sentence(what, kind, error)) from None
+    return read
+
+
+@functools.cache
+def _adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Return the reader of a type, built once: a burst of signals that each built one would keep the thread for seconds."""
+    return TypeAdapter(kind)
 
 
 def bad_input_sentence(what: str, kind: type[Any], error: ValidationError) -> str:

@@ -1,7 +1,6 @@
 """The one list of workflows."""
 
 from workflows.adopt_replications import AdoptReplications
-from workflows.drill import CleanUpTest, TestMigration
 from workflows.enable_replication import EnableReplication
 from workflows.ending import CompleteMigration, StopReplication
 from workflows.failback import FailbackVm
@@ -16,6 +15,7 @@ from workflows.resync import Resync
 from workflows.site_audit import SiteAudit
 from workflows.site_inventory import SiteInventory
 from workflows.site_slots import SiteSlots
+from workflows.test_migration import CleanUpTest, TestMigration
 
 WORKFLOWS = (
     EnableReplication,

@@ -47,6 +47,7 @@ class ReplicateVm(EntityRequests):
             await self._replicate()
         except (FailureError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error):
+                await self._cut_has_ended()
                 await self._record()  # cycles and jobs have let go of snapshots and slots; `adopt` goes on from here
             raise
 
@@ -60,10 +61,10 @@ class ReplicateVm(EntityRequests):
         if self._state.migration_state is _M.MIGRATION_IN_PROGRESS and not await self._take_up(self._state.job_id or ""):
             self._note_migration(JobReport(self._state.job_id or ""))
             await self._settle()
-        beside = [asyncio.create_task(work) for work in (self._run_tests(), self._watch_rpo(), self._serve_requests())]
+        self._beside = [asyncio.create_task(work) for work in (self._run_tests(), self._watch_rpo(), self._serve_requests())]
         await self._look_after_way_back()
         while self._ending is None:
-            for task in beside:
+            for task in self._beside:
                 if task.done():
                     await task  # it never ends by itself: this raises what ended it
             with cancellation_kept():
@@ -201,7 +202,6 @@ class ReplicateVm(EntityRequests):
         elif self._repair_is_to_be_scheduled():
             await self._schedule_repair()
         elif self._cycle_is_due():
-            await self._cut_has_ended()
             await self._let_run(asyncio.create_task(self._delta()))
         elif self._should_roll_over():
             await self._roll_over()
@@ -245,6 +245,7 @@ class ReplicateVm(EntityRequests):
         s = self._state
         return (
             self._ending is not None
+            or any(task.done() for task in self._beside)
             or self._rollback
             or self._failover_is_due()
             or self._commit_is_due()

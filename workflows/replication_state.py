@@ -238,6 +238,8 @@ class EntityState:
     points: PointList | None = None
     """The recovery points, as last listed."""
     rpo: RpoWatch = field(default_factory=RpoWatch)
+    rpo_exceeded: HealthError | None = None
+    """That the latest recovery point is older than the policy allows; beside `health`, since no failure or success replaces it."""
     tests: tuple[TestRun, ...] = ()
     """Tests whose VM exists or is being made or deleted."""
     tested_at: datetime | None = None
@@ -245,6 +247,10 @@ class EntityState:
     failover: FailoverState | None = None
     served: tuple[ServedRequest, ...] = ()
     """What other workflows have asked for lately, and what became of it."""
+
+    def shown_health(self) -> tuple[HealthError, ...]:
+        """Return all health errors, that of most weight first."""
+        return self.health if self.rpo_exceeded is None else (*self.health, self.rpo_exceeded)
 
 
 @dataclass(frozen=True, slots=True)

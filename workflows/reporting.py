@@ -1,12 +1,16 @@
 """A job's side of its replication: it reports how it ended, and waits where the replication does not run at that moment."""
 
+from collections.abc import Awaitable
 from datetime import timedelta
+from typing import TypeVar
 
 from temporalio import workflow
 from temporalio.exceptions import FailureError
 
 from workflows import names
 from workflows.job_messages import JobReport
+
+T = TypeVar("T")
 
 _FIRST_WAIT = timedelta(minutes=1)
 _LONGEST_WAIT = timedelta(hours=1)
@@ -39,6 +43,16 @@ class ReportingJob:
             except TimeoutError:
                 wait = min(wait * 2, _LONGEST_WAIT)
             self._entity_adopted = False
+
+
+async def in_phase(phases: list[tuple[str, float]], name: str, work: Awaitable[T]) -> T:
+    """Carry out a phase of a job, and note in `phases` how many seconds it took."""
+    workflow.set_current_details(f"**{name}** since {workflow.now():%H:%M:%S} UTC")
+    begun = workflow.now()
+    try:
+        return await work
+    finally:
+        phases.append((name, round((workflow.now() - begun).total_seconds(), 3)))
 
 
 async def report_once(entity_id: str, report: JobReport) -> bool:

@@ -80,7 +80,7 @@ class ReprotectVm(ReverseJob):
         if self._finish is None or not finish.keep:
             self._finish = finish
 
-    @workflow.signal(name=names.REVERSE_NOW, description="Sent by the replication: the next pass begins at once.")
+    @workflow.signal(name=names.REVERSE_NOW, description="Begin the next pass back to the site at once.")
     def reverse_now(self) -> None:
         """Begin the next pass at once."""
         self._now = True

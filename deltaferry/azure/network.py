@@ -33,6 +33,11 @@ class NetworkRef:
     resource_group: str
     name: str
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what is equal for one network: Resource Manager's names do not tell upper from lower case."""
+        return self.resource_group.lower(), self.name.lower()
+
 
 def nic_name(vm_name: str) -> str:
     """Return the name of a target VM's network interface: at most 80 characters, as the VM's has at most 64."""

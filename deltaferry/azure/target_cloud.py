@@ -18,7 +18,7 @@ from deltaferry.model.extents import Extent
 from deltaferry.ports.access import Beat, SnapshotAccess
 from deltaferry.ports.failback import DiskSnapshot, TargetVmDisks
 from deltaferry.ports.recovery import PageRange
-from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVm, TargetVmSpec
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVm, TargetVmSpec, VmNetwork
 
 
 class AzureTarget:
@@ -48,6 +48,11 @@ class AzureTarget:
         elif self._networks.find_subnet(ref, subnet) is None:
             sentences.append(f"Virtual network {ref.name} has no subnet {subnet}.")
         return tuple(sentences)
+
+    def same_network(self, first: VmNetwork, second: VmNetwork) -> bool:
+        """Return whether two VMs would be in the same virtual network, however it is named."""
+        one, other = (self._networks.resolve(at.resource_group, at.network) for at in (first, second))
+        return one.key == other.key
 
     def vm_exists(self, resource_group: str, name: str, tags: Mapping[str, str]) -> bool:
         """Return whether a VM of that name exists that does not carry these tags."""

@@ -54,6 +54,14 @@ class TargetVm:
     running: bool
 
 
+@dataclass(frozen=True, slots=True)
+class VmNetwork:
+    """The virtual network of a VM as its settings name it: by its name in the VM's resource group, or by its resource id."""
+
+    resource_group: str
+    network: str
+
+
 class TargetCloud(Protocol):
     """Azure Resource Manager for one target: a subscription, resource group and location.
 
@@ -63,6 +71,12 @@ class TargetCloud(Protocol):
 
     def missing(self, resource_group: str, network: str, subnet: str) -> tuple[str, ...]:
         """Return a sentence for each of these that does not exist."""
+
+    def same_network(self, first: VmNetwork, second: VmNetwork) -> bool:
+        """Return whether two VMs would be in the same virtual network, however it is named: by name or by resource id.
+
+        Raises BAD_INPUT for the id of something else.
+        """
 
     def vm_exists(self, resource_group: str, name: str, tags: Mapping[str, str]) -> bool:
         """Return whether a VM of that name exists that does not carry these tags."""

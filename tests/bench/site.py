@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from tests.bench.report import Bench, Measure
 from tests.bench.site_run import Run, run_site
-from tests.workflows.stand_ins import DISKS
+from tests.workflows.world import DISKS
 
 _NOISE = 1.1
 """By how much two runs of the same work may differ."""

@@ -18,7 +18,7 @@ from tests.bench.report import Bench
 from tests.bench.site_histories import Window
 from tests.bench.site_world import HOSTS, PROBE, SITE, SiteWorld, record_of, serving_steps, site_profile
 from tests.workflows.servers import start_dev_server
-from tests.workflows.stand_ins import DISKS
+from tests.workflows.world import DISKS
 from workflows import names
 from workflows.slot_messages import SlotsState
 from workflows.step_messages import AdoptResult

@@ -16,7 +16,8 @@ from temporalio.worker import Worker
 from deltaferry.model.recovery_points import record_of as point_record
 from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
-from tests.workflows.stand_ins import APPLIANCE, DISKS, TARGET, StandIns, World, new_profile
+from tests.workflows.stand_ins import StandIns
+from tests.workflows.world import APPLIANCE, DISKS, TARGET, World, new_profile
 from workflows import names
 from workflows.replication_state import EntityState, ReplicateVmInput, Replication
 from workflows.site_messages import ApplianceProfile, Placement, SiteProfile

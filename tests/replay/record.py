@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from temporalio.client import Client, WorkflowHistory
+from temporalio.client import WorkflowHistory
 from temporalio.testing import WorkflowEnvironment
 
 from tests.replay.scenarios import SCENARIOS
@@ -50,7 +50,7 @@ async def _record_scenario(server: WorkflowEnvironment, name: str) -> dict[str, 
 
 async def _histories(bench: Bench) -> dict[str, WorkflowHistory]:
     """Return every run of the site's workflows, by type and number in the order of their starts."""
-    runs = await _runs(bench.client, bench.site)
+    runs = await _runs(bench)
     numbers: dict[str, int] = {}
     histories = {}
     for kind, workflow_id, run_id in runs:
@@ -59,13 +59,13 @@ async def _histories(bench: Bench) -> dict[str, WorkflowHistory]:
     return histories
 
 
-async def _runs(client: Client, site: str) -> list[tuple[str, str, str]]:
-    """List the runs whose ids name the site, once the visibility store knows of the arbiter and of as many as before."""
+async def _runs(bench: Bench) -> list[tuple[str, str, str]]:
+    """List the runs that the site's bench began or whose ids name the site, once the visibility store knows of the arbiter and of as many as before."""
     counts = [-1, 0]
     found: list[tuple[str, str, str]] = []
 
     async def settled() -> bool:
-        listed = [run async for run in client.list_workflows() if site in run.id]
+        listed = [run async for run in bench.client.list_workflows() if bench.site in run.id or run.id in bench.started]
         listed.sort(key=lambda run: (run.start_time, run.id))
         found[:] = [(run.workflow_type, run.id, run.run_id) for run in listed]
         counts[:] = [counts[1], len(found)]

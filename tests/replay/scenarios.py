@@ -215,6 +215,37 @@ async def recovery_plan(bench: Bench) -> None:
     await first.until_migration(DrState.READY)
 
 
+async def the_way_home(bench: Bench) -> None:
+    """A named policy, a failover that is committed, reprotect, another failback policy, failback, and replication to Azure again."""
+    bench.profile(min_interval=QUICK)
+    running = await bench.replicated(due=True)
+    book = await bench.policy_book()
+    await book.execute_update("create_policy", {"name": f"gold-{bench.site}", "rpo_threshold": "PT4H"})
+    await running.until_committed(2)
+    await running.update("failover")
+    await running.until_migration(DrState.FAILED_OVER)
+    await running.update("commit")
+    await running.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
+    await running.update("reprotect", {"confirm_losses": True})
+    await running.until_migration(DrState.FAILBACK_READY)
+    passes = bench.world.count("discard_back")
+    await running.update("update_policy", {"name": "gold", "rpo_threshold": "PT4H", "failback_interval": "PT1S"})
+
+    async def passed() -> bool:
+        return bench.world.count("discard_back") > passes
+
+    await eventually(passed, "a pass by the new failback policy")
+    bench.world.fail("write_back", ErrorKind.MANIFEST_MISMATCH)
+    await running.update("failback")
+    await running.until_migration(DrState.FAILBACK_FAILED)
+    await running.update("failback")
+    await running.until_migration(DrState.FAILED_BACK)
+    await running.update("commit_failback")
+    await running.until(lambda v: v.failover is None and len(v.resyncs) == 1, "resynchronised")
+    await running.update("pause")
+    await running.until_state(ReplicationState.PAUSED)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "demo": demo,
     "stop-during-initial-replication": stop_during_initial_replication,
@@ -228,4 +259,5 @@ SCENARIOS: dict[str, Scenario] = {
     "a-whole-site": a_whole_site,
     "disaster-recovery": disaster_recovery,
     "recovery-plan": recovery_plan,
+    "the-way-home": the_way_home,
 }

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from temporalio import activity, workflow
@@ -15,54 +14,30 @@ from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import CATALOGUE, ErrorKind
-    from deltaferry.model.replication import ObjectRef, PlanRef, ReplicatedDisk, ReplicationRef, Store
-    from tests.workflows.stand_ins import new_profile
+    from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
+    from tests.workflows.reverse_stand_ins import ReverseStandIns, disk_id
+    from tests.workflows.world import World, new_profile, plan_of
     from workflows import names
     from workflows.failback import FailbackVm
     from workflows.failback_messages import (
-        ComparedSite,
-        CompareSiteInput,
-        CompareSiteResult,
-        DiscardBackInput,
-        DropSnapshotsInput,
-        HashInput,
-        HashResult,
-        Losses,
-        LossesInput,
         LostDisk,
-        OnTarget,
-        PlanChangesInput,
-        PlannedChanges,
-        PreparedFailback,
-        PrepareFailbackInput,
-        SendBackInput,
-        SnapshotTargetInput,
-        TakenSnapshots,
-        TargetSurvey,
-        WriteBackInput,
     )
     from workflows.job_messages import JobReport
-    from workflows.replication_state import DiskPosition, Replication
+    from workflows.replication_state import Replication
     from workflows.reprotect import ReprotectVm
     from workflows.reverse_messages import (
         ReverseProgress,
     )
     from workflows.slot_messages import SlotsGranted, SlotsReleased, SlotsWanted
     from workflows.step_messages import (
-        AppliedChunk,
-        ApplyResult,
-        OnReplication,
         PlannedResync,
         PlanResyncInput,
-        SentChunk,
-        TransferResult,
         UnguardInput,
-        VerifyChunksInput,
     )
 
 CAPACITY = 1 << 20
 DISK = ReplicatedDisk(2000, "uuid", "Hard disk 1", CAPACITY, True)
-DISK_ID = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/disks/vm-os"
+DISK_ID = disk_id(DISK)
 
 
 @workflow.defn(name="GrantingArbiter")
@@ -126,7 +101,7 @@ class ListeningEntity:
 
 
 @dataclass
-class Steps:
+class Steps(ReverseStandIns):
     """Steps that succeed at once. `done` names them in order; `fails` says which one fails the next time, with what."""
 
     segments: int = 1
@@ -149,114 +124,28 @@ class Steps:
                 self.happened.clear()
                 await self.happened.wait()
 
-    def _note(self, name: str, request: Any) -> None:
-        self.done.append(name)
+    async def _on(self, step: str, replication: Replication, request: object) -> World:
+        self.done.append(step)
         self.asked.append(request)
         self.happened.set()
-        if self.fails.get(name):
-            kind = self.fails[name].pop(0)
-            raise ApplicationError(f"{name} fails", type=kind.value, non_retryable=not CATALOGUE[kind].retryable)
-
-    @activity.defn
-    async def prepare_failback(self, request: PrepareFailbackInput) -> PreparedFailback:
-        self._note("prepare_failback", request)
-        return PreparedFailback(False, (4000,), request.replication.ref.site)
-
-    @activity.defn
-    async def find_losses(self, request: LossesInput) -> Losses:
-        self._note("find_losses", request)
-        return Losses(self.losses, request.given_up_bytes)
-
-    @activity.defn
-    async def release_failback(self, request: OnReplication) -> None:
-        self._note("release_failback", request)
-
-    @activity.defn
-    async def unguard_source(self, request: UnguardInput) -> None:
-        self._note("unguard_source", request)
-
-    @activity.defn
-    async def survey_failed_over(self, request: OnTarget) -> TargetSurvey:
-        self._note("survey_failed_over", request)
-        return TargetSurvey("vm", True, ((DISK.key, DISK_ID),), self.not_replicated)
-
-    @activity.defn
-    async def start_target(self, request: OnTarget) -> None:
-        self._note("start_target", request)
-
-    @activity.defn
-    async def stop_target(self, request: OnTarget) -> None:
-        self._note("stop_target", request)
-
-    @activity.defn
-    async def snapshot_target(self, request: SnapshotTargetInput) -> TakenSnapshots:
-        self._note("snapshot_target", request)
-        return TakenSnapshots(((DISK.key, f"snapshot-of-{request.cycle_key}"),), datetime.now(UTC))
-
-    @activity.defn
-    async def drop_snapshots(self, request: DropSnapshotsInput) -> None:
-        self._note("drop_snapshots", request)
-
-    @activity.defn
-    async def hash_snapshots(self, request: HashInput) -> HashResult:
-        self._note("hash_snapshots", request)
-        return HashResult((DiskPosition(DISK.key, CAPACITY),))
-
-    @activity.defn
-    async def compare_site(self, request: CompareSiteInput) -> CompareSiteResult:
-        self._note("compare_site", request)
-        return CompareSiteResult((ComparedSite(DISK.key, CAPACITY, self._plan(), CAPACITY),))
-
-    @activity.defn
-    async def plan_resync(self, request: PlanResyncInput) -> PlannedResync:
-        self._note("plan_resync", request)
-        return PlannedResync(((DISK.key, self._plan()),))
-
-    @activity.defn
-    async def plan_changes(self, request: PlanChangesInput) -> PlannedChanges:
-        self._note("plan_changes", request)
-        return PlannedChanges(((DISK.key, self._plan()),))
-
-    @activity.defn
-    async def send_back(self, request: SendBackInput) -> TransferResult:
-        self._note("send_back", request)
-        first = request.disks[0].first_segment
-        return TransferResult((SentChunk(DISK.key, first, first + 1, CAPACITY, _object("manifest"), 512, 100, 1, 0),))
-
-    @activity.defn
-    async def write_back(self, request: WriteBackInput) -> ApplyResult:
-        self._note("write_back", request)
-        return ApplyResult(
-            tuple(
-                AppliedChunk(
-                    chunk.disk_key, chunk.first_segment, chunk.next_segment, chunk.manifest, _object("covered"), 512, 0, 2
-                )
-                for chunk in request.chunks
-            )
+        if self.fails.get(step):
+            kind = self.fails[step].pop(0)
+            raise ApplicationError(f"{step} fails", type=kind.value, non_retryable=not CATALOGUE[kind].retryable)
+        return World(
+            new_profile(replication.ref.site),
+            losses=self.losses,
+            not_replicated=self.not_replicated,
+            pass_segments=self.segments,
         )
 
     @activity.defn
-    async def verify_back(self, request: VerifyChunksInput) -> None:
-        self._note("verify_back", request)
+    async def unguard_source(self, request: UnguardInput) -> None:
+        await self._on("unguard_source", request.replication, request)
 
     @activity.defn
-    async def discard_back(self, request: DiscardBackInput) -> None:
-        self._note("discard_back", request)
-
-    @activity.defn
-    async def forget_site(self, request: OnReplication) -> None:
-        self._note("forget_site", request)
-
-    def _plan(self) -> PlanRef:
-        return PlanRef(_object("plan"), self.segments, 512 * self.segments, 512 * self.segments)
-
-    def all(self) -> list[Callable[..., Any]]:
-        """Return all steps."""
-        return [step for name in dir(self) if hasattr(step := getattr(self, name), "__temporal_activity_definition")]
-
-
-def _object(name: str) -> ObjectRef:
-    return ObjectRef(Store.GATEWAY, f"container/{name}", "etag")
+    async def plan_resync(self, request: PlanResyncInput) -> PlannedResync:
+        world = await self._on("plan_resync", request.replication, request)
+        return PlannedResync(((DISK.key, plan_of("pass", DISK.key, "plan", world.pass_segments, world.pass_segments)),))
 
 
 def replication(site: str) -> Replication:

@@ -1,14 +1,12 @@
 """The activities of recovery points, tests and failovers, on a world that remembers what they did."""
 
-from typing import Any
-
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.recovery_points import PointCopy, RecoveryPointRecord
-from deltaferry.model.replication import ObjectRef, Store
+from deltaferry.model.recovery_points import PointCopy
 from deltaferry.planning.retention import choose
+from tests.workflows.world import OnWorlds, listed
 from workflows.dr_messages import (
     CopiedPoint,
     CopyPointInput,
@@ -21,16 +19,11 @@ from workflows.dr_messages import (
     PrunePointsInput,
     UnpinPointInput,
 )
-from workflows.point_views import PointList
-from workflows.replication_state import Replication
 from workflows.step_messages import ImportedDisks
 
 
-class RecoveryStandIns:
+class RecoveryStandIns(OnWorlds):
     """A part of `StandIns`."""
-
-    async def _on(self, step: str, replication: Replication, request: object) -> Any:
-        raise NotImplementedError
 
     @activity.defn
     async def pin_point(self, request: PinPointInput) -> PinnedPoint:
@@ -71,8 +64,3 @@ class RecoveryStandIns:
         world = await self._on("import_copies", request.replication, request)
         world.vms[request.job] = request.target.vm_name or request.replication.vm_name
         return ImportedDisks(tuple((copy.disk_key, f"/disks/{copy.disk_key}") for copy in request.copies))
-
-
-def listed(points: list[RecoveryPointRecord]) -> PointList:
-    """Return what a listing says of points."""
-    return PointList(ObjectRef(Store.GATEWAY, "points.json", "1"), len(points), 0, 0, (), None, None)

@@ -11,6 +11,7 @@ from typing import Any
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import HistoryEvent
 from temporalio.client import Client, WorkflowHandle, WorkflowUpdateFailedError
+from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 from temporalio.worker import Worker
@@ -19,7 +20,8 @@ from deltaferry.model.recovery_points import record_of
 from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import AnyMigrationState
-from tests.workflows.stand_ins import APPLIANCE, TARGET, StandIns, World, new_profile
+from tests.workflows.stand_ins import StandIns
+from tests.workflows.world import APPLIANCE, TARGET, World, new_profile
 from workflows import names
 from workflows.register import WORKFLOWS
 from workflows.replication_state import CycleRecord, EndResult, EntityState, ReplicateVmInput, Replication
@@ -230,6 +232,16 @@ class Bench:
         workflow_id = f"{kind}-{self.site}-{suffix}"
         self.started.append(workflow_id)
         return await self.client.start_workflow(kind, args=list(arguments), id=workflow_id, task_queue=names.CONTROL_QUEUE)
+
+    async def policy_book(self) -> WorkflowHandle[Any, Any]:
+        """Return the book of named policies, which all sites share; started if it does not run."""
+        self.started.append(names.POLICIES_ID)
+        return await self.client.start_workflow(
+            names.POLICY_BOOK,
+            id=names.POLICIES_ID,
+            task_queue=names.CONTROL_QUEUE,
+            id_conflict_policy=WorkflowIDConflictPolicy.USE_EXISTING,
+        )
 
     async def until_event(self, workflow_id: str, event_type: EventType.ValueType) -> None:
         """Wait until an event is in a workflow's history."""

@@ -1,30 +1,24 @@
-"""Stand-ins for every activity, under the real names: one class whose worlds, one per site, tests script and read.
+"""Stand-ins for every activity, under the real names, on worlds of which there is one for each site.
 
-A world remembers every call with its input, fails what it is told to fail, holds what it is told to hold, and behaves as
-the real sides do where workflows can tell the difference: one snapshot per VM, change ids that move on with each of them,
-a number on the seeds that only rises, commit records that adopt finds again.
+They behave as the real sides do where workflows can tell the difference: one snapshot per VM, change ids that move on with
+each of them, a number on the seeds that only rises, commit records that adopt finds again.
 """
 
-import asyncio
-import contextlib
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
 
 from temporalio import activity
-from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from activities.blackouts import Blackouts
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.inventory import InventorySummary
-from deltaferry.model.recovery_points import PointCopy, RecoveryPointRecord
-from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
+from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, Store
 from deltaferry.model.units import GRANULE
-from tests.workflows.recovery_stand_ins import RecoveryStandIns, listed
+from tests.workflows.recovery_stand_ins import RecoveryStandIns
+from tests.workflows.reverse_stand_ins import ReverseStandIns
+from tests.workflows.world import NICS, PLACEMENT, compared, listed, plan_of, scripted_error, stored
 from workflows.audit_messages import AuditResult, AuditStep, Looked
-from workflows.replication_state import ReplicateVmInput, Replication
+from workflows.replication_state import ReplicateVmInput
 from workflows.site_messages import (
     AppliancesInput,
     BlackoutsAnswer,
@@ -33,11 +27,9 @@ from workflows.site_messages import (
     CheckedTarget,
     CheckSourceInput,
     CheckTargetInput,
-    FindingView,
     LiveAppliances,
     OffHoursAnswer,
     OffHoursInput,
-    Placement,
     SiteHolders,
     SiteInput,
     SiteProfile,
@@ -59,8 +51,6 @@ from workflows.step_messages import (
     CleanSourceInput,
     CommitRecords,
     CommitRecordsInput,
-    ComparedDisk,
-    CompareDisk,
     CompareInput,
     CompareResult,
     CreatedVm,
@@ -90,309 +80,9 @@ from workflows.step_messages import (
     VerifyChunksInput,
 )
 
-APPLIANCE = "appliance-of-the-tests"
-TARGET = "target-of-the-tests"
-NICS = (4000, 4001)
-DISKS = (
-    ReplicatedDisk(2000, "6000c290-boot", "Hard disk 1", 1 << 30, True),
-    ReplicatedDisk(2001, "6000c290-data", "Hard disk 2", (512 << 20) + 37 * 512, False),
-)
 
-_BEAT_S = 0.1
-"""How often a held activity heartbeats: a cancellation reaches it by that alone."""
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One activity execution: retries are calls of their own."""
-
-    activity: str
-    vm: str
-    request: Any
-
-
-@dataclass(slots=True)
-class Hold:
-    """Keeps the calls of an activity inside until they are released."""
-
-    activity: str
-    vm: str | None
-    deaf: bool = False
-    """Without a heartbeat, so that no cancellation reaches it."""
-    skip: int = 0
-    """So many calls pass before."""
-    _reached: asyncio.Event = field(default_factory=asyncio.Event)
-    _released: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def reached(self) -> None:
-        """Wait until a call is held."""
-        async with asyncio.timeout(120):
-            await self._reached.wait()
-
-    def release(self) -> None:
-        """Let go, for good."""
-        self._released.set()
-
-    async def pass_through(self) -> None:
-        """Wait inside an activity until released, or cancelled."""
-        self._reached.set()
-        while not self._released.is_set():
-            if not self.deaf:
-                activity.heartbeat()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_BEAT_S):
-                    await self._released.wait()
-
-
-@dataclass(slots=True)
-class Failure:
-    """A scripted failure; `skip` calls pass before it."""
-
-    kind: ErrorKind
-    message: str
-    number: int | None
-    skip: int
-    datastores: tuple[str, ...] = ()
-
-
-@dataclass(slots=True)
-class World:
-    """What the activities of one site find, and what they did."""
-
-    profile: SiteProfile
-    calls: list[Call] = field(default_factory=list)
-    disks: tuple[ReplicatedDisk, ...] = DISKS
-    disks_changed: str = ""
-    """What happened to the disks since they were enabled; where it says something, `disks` are those to go on with."""
-    source_findings: tuple[FindingView, ...] = ()
-    target_findings: tuple[FindingView, ...] = ()
-    segments: dict[CycleKind, int] = field(default_factory=dict)
-    """Segments of each disk's plan, one chunk each; one where a kind is not named."""
-    differing: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Disk key to the offsets of the source's granules that are not as the checksum map says; a sealed resync mends them."""
-    damaged: dict[int, tuple[int, ...]] = field(default_factory=dict)
-    """Disk key to the offsets of the seed's granules that are not as the checksum map says; a sealed resync mends them."""
-    check_bytes: int = 1 << 40
-    """How much of a disk one check of the seeds gets through."""
-    compare_bytes: int = 1 << 40
-    """How much of a disk one comparison of the source gets through."""
-    ballast: str = ""
-    """Lengthens the names of what checks store, so that a history grows quickly."""
-    off_hours: timedelta | None = None
-    """How long after the instant asked for the off-hours window starts; None: the site has none, and resyncs wait for repair."""
-    holders: tuple[str, ...] = ()
-    """Workflows that run when an arbiter starts afresh."""
-    live_appliances: tuple[str, ...] = ()
-    """Appliances that answer again when asked."""
-    snapshots_left: int = 0
-    """On the VM of a holder that does not run any more."""
-    points: list[RecoveryPointRecord] = field(default_factory=list)
-    """The recovery points, oldest first."""
-    pins: dict[str, str] = field(default_factory=dict)
-    """Holder to the cycle key of the point that it has pinned."""
-    copies: dict[str, tuple[PointCopy, ...]] = field(default_factory=dict)
-    """Job to its copies of a point's disks."""
-    vms: dict[str, str] = field(default_factory=dict)
-    """Job to the name of the VM that it has made from a recovery point."""
-    elsewhere: Placement | None = None
-    """Where the VMs have been moved to."""
-    powered_on: bool = True
-    without_snapshot: bool = False
-    """Final cycles of a source that is off get no snapshot, and read without one."""
-    snapshots: dict[str, str] = field(default_factory=dict)
-    """VM name to its held snapshot."""
-    most_snapshots: int = 0
-    """The most VMs that held a snapshot at a time."""
-    seed_number: Counter[str] = field(default_factory=Counter)
-    """Replication id to the number on its seed disks."""
-    records: dict[str, ReplicateVmInput] = field(default_factory=dict)
-    """Replication id to its commit record."""
-    page_records: int = 1000
-    """So many commit records are read at a time."""
-    archived: list[str] = field(default_factory=list)
-    """Run ids whose histories were archived."""
-    delays: dict[str, Callable[[Any], timedelta]] = field(default_factory=dict)
-    """Activity to how long it takes in the server's time: its first attempt ends at once, the second comes after that."""
-    _failures: dict[str, deque[Failure]] = field(default_factory=lambda: defaultdict(deque))
-    _holds: list[Hold] = field(default_factory=list)
-    _epoch: int = 0
-    _mending: set[str] = field(default_factory=set)
-    """Keys of the resync passes that have planned what to send."""
-
-    # --- scripting ---
-
-    def fail(
-        self,
-        step: str,
-        kind: ErrorKind,
-        *,
-        times: int = 1,
-        skip: int = 0,
-        number: int | None = None,
-        message: str = "scripted by the test",
-        datastores: tuple[str, ...] = (),
-    ) -> None:
-        """Fail the next calls of an activity, for good each: as if its own retries were used up. `skip` calls pass first.
-
-        `datastores` are those that a full datastore's error names.
-        """
-        self._failures[step].extend(
-            Failure(kind, message, number, skip if index == 0 else 0, datastores) for index in range(times)
-        )
-
-    def hold(self, step: str, vm: str | None = None, *, deaf: bool = False, skip: int = 0) -> Hold:
-        """Hold the calls of an activity (of one VM, if given) from now on until released; a deaf one hears no cancellation.
-
-        `skip` calls pass first.
-        """
-        hold = Hold(step, vm, deaf, skip)
-        self._holds.append(hold)
-        return hold
-
-    def let_go(self) -> None:
-        """Release every hold: nothing of a test that is over stays inside an activity."""
-        for hold in self._holds:
-            hold.release()
-
-    # --- reading ---
-
-    def count(self, step: str) -> int:
-        """Return how often an activity was called."""
-        return sum(call.activity == step for call in self.calls)
-
-    def inputs(self, step: str, kind: type[T]) -> list[T]:
-        """Return the inputs of an activity's calls, in order."""
-        found = [call.request for call in self.calls if call.activity == step]
-        assert all(isinstance(request, kind) for request in found)
-        return found
-
-    def order(self, steps: Iterable[str]) -> list[str]:
-        """Return the names of the calls of the given activities, in order."""
-        wanted = set(steps)
-        return [call.activity for call in self.calls if call.activity in wanted]
-
-    # --- what activities do ---
-
-    async def enter(self, step: str, vm: str, request: object) -> None:
-        """Note a call, then hold or fail it as scripted."""
-        self.calls.append(Call(step, vm, request))
-        for hold in self._holds:
-            if hold.activity == step and hold.vm in (None, vm):
-                if hold.skip:
-                    hold.skip -= 1
-                else:
-                    await hold.pass_through()
-        failures = self._failures[step]
-        if failures and failures[0].skip == 0:
-            failure = failures.popleft()
-            raise _error(failure.kind, failure.message, failure.number, failure.datastores)
-        if failures:
-            failures[0].skip -= 1
-        if step in self.delays and activity.info().attempt == 1:
-            raise ApplicationError(
-                "takes its time", next_retry_delay=self.delays[step](request), category=ApplicationErrorCategory.BENIGN
-            )
-
-    def take_snapshot(self, vm: str) -> tuple[str, int]:
-        """Return a new snapshot of a VM and the epoch of its change ids."""
-        self._epoch += 1
-        self.snapshots[vm] = f"snapshot-{self._epoch}"
-        self.most_snapshots = max(self.most_snapshots, len(self.snapshots))
-        return self.snapshots[vm], self._epoch
-
-    def known_to_differ(self, disk_key: int, begin: int, end: int, *, source_too: bool) -> tuple[int, ...]:
-        """Return the offsets of a part of a disk at which the seed, or else the source too, is not as the checksum map says."""
-        known = {*self.damaged.get(disk_key, ()), *(self.differing.get(disk_key, ()) if source_too else ())}
-        return tuple(sorted(offset for offset in known if begin <= offset < end))
-
-    def will_mend(self, cycle_key: str) -> None:
-        """Note that a pass sends what differs."""
-        self._mending.add(cycle_key)
-
-    def sealed(self, cycle_key: str) -> None:
-        """Mend what a resync pass has sent, now that it is sealed."""
-        if cycle_key in self._mending:
-            self.differing, self.damaged = {}, {}
-
-    def write_seed(self, replication: Replication, number: int) -> None:
-        """Set the number on the seeds, as action `max` does; refuse a writer whose number is behind."""
-        key = replication.ref.replication_id
-        if number < self.seed_number[key]:
-            raise _error(ErrorKind.FENCED, f"the seed carries {self.seed_number[key]}", self.seed_number[key])
-        self.seed_number[key] = number
-
-
-def _error(kind: ErrorKind, message: str, number: int | None, datastores: tuple[str, ...] = ()) -> ApplicationError:
-    details = (number, list(datastores)) if datastores else (number,)
-    return ApplicationError(message, *details, type=kind.value, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
-
-
-def new_profile(
-    site: str,
-    *,
-    min_interval: timedelta = timedelta(hours=1),
-    disks_per_appliance: int = 52,
-    scrub_every: timedelta = timedelta(0),
-) -> SiteProfile:
-    """Return a site's profile with the defaults of the spec."""
-    return SiteProfile(
-        installation="tests",
-        site=site,
-        appliance=APPLIANCE,
-        target=TARGET,
-        min_interval=min_interval,
-        max_interval=timedelta(hours=12),
-        disks_per_appliance=disks_per_appliance,
-        disks_per_host=8,
-        snapshots_per_datastore=15,
-        scrub_every=scrub_every,
-    )
-
-
-def _object(key: str) -> ObjectRef:
-    return ObjectRef(Store.GATEWAY, f"container/{key}", "etag")
-
-
-def _plan(cycle_key: str, disk_key: int, what: str, granules: int, segments: int = 1) -> PlanRef:
-    """Return a plan of so many granules; without any it has no segment."""
-    size = granules * GRANULE
-    return PlanRef(_object(f"{cycle_key}/{disk_key}/{what}"), segments if granules else 0, size, size)
-
-
-def _compared(world: World, cycle_key: str, disk: CompareDisk) -> ComparedDisk:
-    end = min(disk.position_bytes + world.compare_bytes, disk.end_bytes)
-    differing = world.known_to_differ(disk.disk_key, disk.position_bytes, end, source_too=True)
-    plan = _plan(cycle_key, disk.disk_key, f"differs-{disk.position_bytes}", len(differing))
-    return ComparedDisk(disk.disk_key, end, plan, end - disk.position_bytes)
-
-
-class StandIns(RecoveryStandIns):
-    """The activities. Which world a call belongs to is decided by its site."""
-
-    def __init__(self) -> None:
-        self.worlds: dict[str, World] = {}
-
-    def all(self) -> list[Callable[..., Any]]:
-        """Return the activities for a worker."""
-        defined = (
-            getattr(self, name)
-            for kind in (StandIns, RecoveryStandIns)
-            for name, function in vars(kind).items()
-            if hasattr(function, "__temporal_activity_definition")
-        )
-        return list(defined)
-
-    def _site(self, site: str) -> World:
-        if site not in self.worlds:
-            raise _error(ErrorKind.BAD_INPUT, f"There is no site {site!r}.", None)
-        return self.worlds[site]
-
-    async def _on(self, step: str, replication: Replication, request: object) -> World:
-        world = self._site(replication.ref.site)
-        await world.enter(step, replication.vm_name, request)
-        return world
+class StandIns(RecoveryStandIns, ReverseStandIns):
+    """The activities."""
 
     # --- site, prerequisites, records ---
 
@@ -418,7 +108,7 @@ class StandIns(RecoveryStandIns):
         world = self._site(request.profile.site)
         await world.enter("check_source", request.vm, request)
         if request.vm.startswith("no-such"):
-            raise _error(ErrorKind.VM_NOT_FOUND, f"The site {request.profile.site} has no VM {request.vm!r}.", None)
+            raise scripted_error(ErrorKind.VM_NOT_FOUND, f"The site {request.profile.site} has no VM {request.vm!r}.", None)
         return CheckedSource(
             instance_uuid=f"uuid-of-{request.vm}",
             vm_name=request.vm,
@@ -428,7 +118,7 @@ class StandIns(RecoveryStandIns):
             cpus=2,
             memory_mib=4096,
             findings=world.source_findings,
-            placement=_PLACEMENT,
+            placement=PLACEMENT,
         )
 
     @activity.defn
@@ -487,7 +177,7 @@ class StandIns(RecoveryStandIns):
             failed=0,
             left=1 - repaired,
             findings=(),
-            report=_object(request.audit_key),
+            report=stored(request.audit_key),
         )
 
     @activity.defn
@@ -555,13 +245,13 @@ class StandIns(RecoveryStandIns):
             PlannedDisk(
                 base.disk_key,
                 f"52-{base.disk_key}/{epoch}",
-                PlanRef(_object(f"{request.cycle_key}/{base.disk_key}/plan"), segments, 4 << 20, 5 << 20),
+                PlanRef(stored(f"{request.cycle_key}/{base.disk_key}/plan"), segments, 4 << 20, 5 << 20),
             )
             for base in request.bases
         )
         if request.kind is CycleKind.RESYNC:
             world.will_mend(request.cycle_key)
-        place = world.elsewhere or _PLACEMENT
+        place = world.elsewhere or PLACEMENT
         return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, place, without_snapshot=without)
 
     @activity.defn
@@ -574,12 +264,14 @@ class StandIns(RecoveryStandIns):
             SurveyedDisk(
                 disk_key=base.disk_key,
                 change_id=f"52-{base.disk_key}/{epoch}",
-                known=_plan(request.cycle_key, base.disk_key, "known", bool(base.copied_up_to_bytes) + (base.disk_key in found)),
-                survey=_plan(request.cycle_key, base.disk_key, "survey", base.copied_up_to_bytes < capacities[base.disk_key]),
+                known=plan_of(
+                    request.cycle_key, base.disk_key, "known", bool(base.copied_up_to_bytes) + (base.disk_key in found)
+                ),
+                survey=plan_of(request.cycle_key, base.disk_key, "survey", base.copied_up_to_bytes < capacities[base.disk_key]),
             )
             for base in request.bases
         )
-        return BegunResync(snapshot, datetime.now(UTC), world.powered_on, surveyed, _PLACEMENT)
+        return BegunResync(snapshot, datetime.now(UTC), world.powered_on, surveyed, PLACEMENT)
 
     @activity.defn
     async def read_disks(self, request: OnReplication) -> DisksNow:
@@ -589,7 +281,7 @@ class StandIns(RecoveryStandIns):
     @activity.defn
     async def compare_source(self, request: CompareInput) -> CompareResult:
         world = await self._on("compare_source", request.replication, request)
-        return CompareResult(tuple(_compared(world, request.cycle_key, disk) for disk in request.disks))
+        return CompareResult(tuple(compared(world, request.cycle_key, disk) for disk in request.disks))
 
     @activity.defn
     async def reset_tracking(self, request: OnReplication) -> None:
@@ -615,7 +307,7 @@ class StandIns(RecoveryStandIns):
                     first_segment=disk.first_segment,
                     next_segment=disk.first_segment + 1,
                     position_bytes=capacities[disk.disk_key] * (disk.first_segment + 1) // disk.plan.segments,
-                    manifest=_object(f"{request.cycle_key}/{disk.disk_key}/manifest-{disk.first_segment}"),
+                    manifest=stored(f"{request.cycle_key}/{disk.disk_key}/manifest-{disk.first_segment}"),
                     bytes_read=1000,
                     bytes_sent=100,
                     segments_sent=1,
@@ -669,7 +361,7 @@ class StandIns(RecoveryStandIns):
                     first_segment=chunk.first_segment,
                     next_segment=chunk.next_segment,
                     manifest=chunk.manifest,
-                    covered=_object(f"{request.cycle_key}/{chunk.disk_key}/covered-{chunk.first_segment}"),
+                    covered=stored(f"{request.cycle_key}/{chunk.disk_key}/covered-{chunk.first_segment}"),
                     bytes_written=1000,
                     bytes_cleared=0,
                     verified_blocks=3,
@@ -690,7 +382,7 @@ class StandIns(RecoveryStandIns):
             damaged = world.known_to_differ(part.disk_key, part.position_bytes, end, source_too=False)
             name = f"{request.cycle_key}/{part.disk_key}/seed-check-{part.position_bytes}{world.ballast}"
             size = end - part.position_bytes
-            checked.append(CheckedSeed(part.disk_key, end, _object(name), size, len(damaged) * GRANULE, damaged[:8]))
+            checked.append(CheckedSeed(part.disk_key, end, stored(name), size, len(damaged) * GRANULE, damaged[:8]))
         return CheckSeedResult(tuple(checked))
 
     @activity.defn
@@ -700,7 +392,7 @@ class StandIns(RecoveryStandIns):
         segments = world.segments.get(CycleKind.RESYNC, 1)
         return PlannedResync(
             tuple(
-                (key, _plan(request.cycle_key, key, "plan", sum(plan.segments for plan in plans), segments))
+                (key, plan_of(request.cycle_key, key, "plan", sum(plan.segments for plan in plans), segments))
                 for key, plans in request.disks
             )
         )
@@ -752,6 +444,3 @@ class StandIns(RecoveryStandIns):
     async def delete_target(self, request: DeleteTargetInput) -> None:
         world = await self._on("delete_target", request.replication, request)
         world.vms.pop(request.job, None)
-
-
-_PLACEMENT = Placement("esx-01", (("datastore-01", 2),))

@@ -6,7 +6,7 @@ import pytest
 from temporalio.client import Client
 
 from tests.workflows.site_bench import Bench
-from tests.workflows.stand_ins import new_profile
+from tests.workflows.world import new_profile
 from workers.appliance_settings import ArbiterSettings
 from workflows import names
 from workflows.slot_messages import SlotsState

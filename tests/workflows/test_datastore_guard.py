@@ -9,7 +9,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import QUICK, Bench, eventually
-from tests.workflows.stand_ins import DISKS
+from tests.workflows.world import DISKS
 from workflows.step_messages import BeginCycleInput, BeginResyncInput, CompareInput
 from workflows.views import StatusView
 

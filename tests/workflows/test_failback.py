@@ -14,6 +14,7 @@ from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.states import JobOutcome
 from tests.workflows.failback_stand_ins import DISK, DISK_ID, Bench, Steps
+from tests.workflows.world import PLACEMENT
 from workflows import names
 from workflows.failback import FailbackVm
 from workflows.failback_messages import (
@@ -105,7 +106,7 @@ async def test_slots_are_those_of_appliance_and_host_and_are_given_back_after_ea
     await bench.report()
     wanted = await bench.arbiter.query("wanted", result_type=list[SlotsWanted])
     assert [one.kind for one in wanted] == [CycleKind.RESYNC, CycleKind.DELTA]
-    assert {(one.placement.host, one.placement.datastores, one.disks) for one in wanted} == {(bench.replication.ref.site, (), 1)}
+    assert {(one.placement.host, one.placement.datastores, one.disks) for one in wanted} == {(PLACEMENT.host, (), 1)}
     assert await bench.arbiter.query("held") == 0
 
 

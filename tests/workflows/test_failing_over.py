@@ -4,7 +4,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, eventually
-from tests.workflows.stand_ins import NICS
+from tests.workflows.world import NICS
 from workflows.dr_messages import PinPointInput, PrunePointsInput
 from workflows.step_messages import BeginCycleInput, CreateVmInput, DeleteTargetInput, GuardInput, UnguardInput
 

@@ -10,7 +10,7 @@ from temporalio.worker import Worker
 
 with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind
-    from tests.workflows.stand_ins import new_profile
+    from tests.workflows.world import new_profile
     from workflows import names
     from workflows.holding_slots import SlotHolder
     from workflows.site_messages import Placement, SiteProfile

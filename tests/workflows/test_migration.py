@@ -2,7 +2,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench
-from tests.workflows.stand_ins import NICS
+from tests.workflows.world import NICS
 from workflows.step_messages import BeginCycleInput, DeleteTargetInput, GuardInput, ImportInput, ShutDownInput, UnguardInput
 
 

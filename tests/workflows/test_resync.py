@@ -10,7 +10,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import JobOutcome, ReplicationState
 from deltaferry.model.units import GRANULE
 from tests.workflows.site_bench import Bench, Running
-from tests.workflows.stand_ins import DISKS
+from tests.workflows.world import DISKS
 from workflows import names
 from workflows.step_messages import (
     ApplyInput,

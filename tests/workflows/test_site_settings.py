@@ -10,7 +10,7 @@ from temporalio.exceptions import ApplicationError
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, Running, appliance_worker, eventually
-from tests.workflows.stand_ins import APPLIANCE
+from tests.workflows.world import APPLIANCE
 from workflows import names
 from workflows.site_messages import ApplianceProfile, Placement
 from workflows.slot_messages import ApplianceSilent, SlotsState, SlotsWanted

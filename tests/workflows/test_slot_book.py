@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deltaferry.model.replication import CycleKind
-from tests.workflows.stand_ins import new_profile
+from tests.workflows.world import new_profile
 from workflows.site_messages import ApplianceProfile, ClosedWindow, Placement, SiteProfile
 from workflows.slot_book import SlotBook
 from workflows.slot_messages import HeldLease, SlotsAnnounced, SlotsReleased, SlotsState, SlotsWanted

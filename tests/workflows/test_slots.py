@@ -4,7 +4,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, eventually
-from tests.workflows.stand_ins import APPLIANCE
+from tests.workflows.world import APPLIANCE
 from workflows import names
 from workflows.site_messages import Placement
 from workflows.slot_messages import SlotsWanted

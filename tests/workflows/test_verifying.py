@@ -9,7 +9,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.model.units import GRANULE
 from tests.workflows.site_bench import QUICK, Bench, Running
-from tests.workflows.stand_ins import DISKS
+from tests.workflows.world import DISKS
 from workflows.step_messages import CheckSeedInput
 from workflows.views import StatusView
 

@@ -15,7 +15,7 @@ from deltaferry.azure.seeds import PageBlobSeeds
 from deltaferry.azure.target_cloud import AzureTarget
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import MIB, SECTOR, seed_blob_size
-from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVmSpec
+from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetVmSpec, VmNetwork
 from lab.arm.control import ArmControl
 from lab.arm.service import ArmService, ImportAccount
 from lab.certificates import Certificates, make_certificates
@@ -308,6 +308,11 @@ def test_a_network_of_another_group_is_named_by_its_id(lab: Lab, container: str)
     with pytest.raises(DeltaferryError) as caught:
         lab.target.missing(GROUP, elsewhere, "default")
     assert caught.value.kind is ErrorKind.BAD_INPUT
+
+
+def test_a_network_is_the_same_by_name_and_by_id_and_another_groups_is_another(lab: Lab) -> None:
+    assert lab.target.same_network(VmNetwork("rg-hub", "Hub"), VmNetwork(GROUP, NETWORK_ID))
+    assert not lab.target.same_network(VmNetwork(GROUP, "hub"), VmNetwork(GROUP, NETWORK_ID))
 
 
 def test_what_is_missing_is_said_in_sentences(lab: Lab) -> None:

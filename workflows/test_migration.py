@@ -6,18 +6,13 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 with workflow.unsafe.imports_passed_through():
-    from activities.recovery_points import RecoveryPointSteps
-    from activities.target_vm import TargetVmActivities
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.states import HealthError, JobOutcome
     from workflows import names
-    from workflows.dr_messages import DeleteCopiesInput
-    from workflows.from_point import FromPoint, unpin
-    from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, MadeVm, point_job
-    from workflows.policies import AZURE
+    from workflows.from_point import FromPoint, delete_copies, delete_made, unpin
+    from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, MadeVm
     from workflows.reporting import ReportingJob, report_once
-    from workflows.step_messages import DeleteTargetInput
-    from workflows.steps import failure_of, health_error, perform, require_carried
+    from workflows.steps import failure_of, health_error, require_carried
 
 
 @workflow.defn(name=names.TEST_MIGRATION)
@@ -60,22 +55,10 @@ class CleanUpTest(ReportingJob):
     async def run(self, start: CleanUpInput | None = None) -> None:
         """Delete and report."""
         start = require_carried(start)
-        replication, job = start.replication, point_job(start.number)
+        replication = start.replication
         try:
-            await perform(
-                TargetVmActivities.delete_target,
-                DeleteTargetInput(replication, start.target, job, start.disk_keys),
-                queue=names.azure_queue(replication.ref.target),
-                limits=AZURE,
-                summary="delete the test's VM, NIC and disks",
-            )
-            await perform(
-                RecoveryPointSteps.delete_copies,
-                DeleteCopiesInput(replication, job),
-                queue=names.azure_queue(replication.ref.target),
-                limits=AZURE,
-                summary="delete what is left of the test's copies",
-            )
+            await delete_made(replication, start.made)
+            await delete_copies(replication, start.made.job)
             await unpin(replication, start.test_id)
         except FailureError as error:
             if is_cancelled_exception(error):

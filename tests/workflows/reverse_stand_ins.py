@@ -1,0 +1,160 @@
+"""The activities of reprotect and failback, on a world that remembers what they did."""
+
+from datetime import UTC, datetime
+
+from temporalio import activity
+
+from deltaferry.model.replication import ReplicatedDisk
+from tests.workflows.world import NICS, PLACEMENT, OnWorlds, plan_of, stored
+from workflows.failback_messages import (
+    ComparedSite,
+    CompareSiteInput,
+    CompareSiteResult,
+    DiscardBackInput,
+    DropSnapshotsInput,
+    HashInput,
+    HashResult,
+    Losses,
+    LossesInput,
+    OnTarget,
+    PlanChangesInput,
+    PlannedChanges,
+    PreparedFailback,
+    PrepareFailbackInput,
+    SendBackInput,
+    SnapshotTargetInput,
+    TakenSnapshots,
+    TargetSurvey,
+    WriteBackInput,
+)
+from workflows.replication_state import DiskPosition
+from workflows.step_messages import AppliedChunk, ApplyResult, OnReplication, SentChunk, TransferResult, VerifyChunksInput
+
+
+class ReverseStandIns(OnWorlds):
+    """A part of `StandIns`."""
+
+    @activity.defn
+    async def prepare_failback(self, request: PrepareFailbackInput) -> PreparedFailback:
+        await self._on("prepare_failback", request.replication, request)
+        return PreparedFailback(False, NICS[:1], PLACEMENT.host)
+
+    @activity.defn
+    async def find_losses(self, request: LossesInput) -> Losses:
+        world = await self._on("find_losses", request.replication, request)
+        return Losses(world.losses, request.given_up_bytes)
+
+    @activity.defn
+    async def release_failback(self, request: OnReplication) -> None:
+        await self._on("release_failback", request.replication, request)
+
+    @activity.defn
+    async def survey_failed_over(self, request: OnTarget) -> TargetSurvey:
+        world = await self._on("survey_failed_over", request.replication, request)
+        disks = tuple((disk.key, disk_id(disk)) for disk in request.replication.disks)
+        return TargetSurvey("vm", True, disks, world.not_replicated)
+
+    @activity.defn
+    async def start_target(self, request: OnTarget) -> None:
+        await self._on("start_target", request.replication, request)
+
+    @activity.defn
+    async def stop_target(self, request: OnTarget) -> None:
+        await self._on("stop_target", request.replication, request)
+
+    @activity.defn
+    async def snapshot_target(self, request: SnapshotTargetInput) -> TakenSnapshots:
+        await self._on("snapshot_target", request.replication, request)
+        taken = tuple((disk.key, f"snapshot-of-{request.cycle_key}-{disk.key}") for disk in request.replication.disks)
+        return TakenSnapshots(taken, datetime.now(UTC))
+
+    @activity.defn
+    async def drop_snapshots(self, request: DropSnapshotsInput) -> None:
+        await self._on("drop_snapshots", request.replication, request)
+
+    @activity.defn
+    async def hash_snapshots(self, request: HashInput) -> HashResult:
+        await self._on("hash_snapshots", request.replication, request)
+        return HashResult(tuple(DiskPosition(disk.key, disk.capacity_bytes) for disk in request.replication.disks))
+
+    @activity.defn
+    async def compare_site(self, request: CompareSiteInput) -> CompareSiteResult:
+        world = await self._on("compare_site", request.replication, request)
+        return CompareSiteResult(
+            tuple(
+                ComparedSite(
+                    disk.key,
+                    disk.capacity_bytes,
+                    plan_of("pass", disk.key, "differs", 1, world.pass_segments),
+                    disk.capacity_bytes,
+                )
+                for disk in request.replication.disks
+            )
+        )
+
+    @activity.defn
+    async def plan_changes(self, request: PlanChangesInput) -> PlannedChanges:
+        world = await self._on("plan_changes", request.replication, request)
+        return PlannedChanges(
+            tuple(
+                (disk.key, plan_of("pass", disk.key, "plan", world.pass_segments, world.pass_segments))
+                for disk in request.replication.disks
+            )
+        )
+
+    @activity.defn
+    async def send_back(self, request: SendBackInput) -> TransferResult:
+        await self._on("send_back", request.replication, request)
+        capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
+        return TransferResult(
+            tuple(
+                SentChunk(
+                    disk_key=disk.disk_key,
+                    first_segment=disk.first_segment,
+                    next_segment=disk.first_segment + 1,
+                    position_bytes=capacities[disk.disk_key],
+                    manifest=stored(f"{disk.disk_key}/manifest-{disk.first_segment}"),
+                    bytes_read=512,
+                    bytes_sent=100,
+                    segments_sent=1,
+                    segments_found=0,
+                )
+                for disk in request.disks
+            )
+        )
+
+    @activity.defn
+    async def write_back(self, request: WriteBackInput) -> ApplyResult:
+        await self._on("write_back", request.replication, request)
+        return ApplyResult(
+            tuple(
+                AppliedChunk(
+                    disk_key=chunk.disk_key,
+                    first_segment=chunk.first_segment,
+                    next_segment=chunk.next_segment,
+                    manifest=chunk.manifest,
+                    covered=stored(f"{chunk.disk_key}/covered-{chunk.first_segment}"),
+                    bytes_written=512,
+                    bytes_cleared=0,
+                    verified_blocks=2,
+                )
+                for chunk in request.chunks
+            )
+        )
+
+    @activity.defn
+    async def verify_back(self, request: VerifyChunksInput) -> None:
+        await self._on("verify_back", request.replication, request)
+
+    @activity.defn
+    async def discard_back(self, request: DiscardBackInput) -> None:
+        await self._on("discard_back", request.replication, request)
+
+    @activity.defn
+    async def forget_site(self, request: OnReplication) -> None:
+        await self._on("forget_site", request.replication, request)
+
+
+def disk_id(disk: ReplicatedDisk) -> str:
+    """Return the resource id of a failed-over VM's disk."""
+    return f"/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute/disks/vm-{disk.key}"
