@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from temporalio import activity
 
 from activities.failures import translated
-from activities.plan_webhook import post
 from activities.progress import Heartbeats
 from activities.script_process import run_program
+from activities.webhook import post
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.planning.phrases import duration_text
 from deltaferry.planning.recovery_plan import RunKind

@@ -35,6 +35,7 @@ from activities.failback_verification import FailbackVerification
 from activities.failback_writing import FailbackWriting
 from activities.holders import Holders, TemporalHolders
 from activities.inventory import Inventory
+from activities.notices import Notices
 from activities.off_hours import OffHours
 from activities.plan_steps import PlanRunbooks, PlanScripts, PlanTargets, PlanWebhooks
 from activities.policies import Policies
@@ -93,6 +94,7 @@ def control_queues(settings: Settings, client: Client) -> list[Serving]:
     """Return what a control worker serves: all workflows, and light activities."""
     of_site = SiteWorkflows(client)
     site = SiteActivities({name: site_profile(settings, name) for name in settings.sites})
+    told, ca_file = settings.webhooks.rpo, str(settings.webhooks.ca_file) if settings.webhooks.ca_file else None
     light: list[Callable[..., Any]] = [
         site.describe_site,
         OffHours().next_off_hours,
@@ -101,7 +103,8 @@ def control_queues(settings: Settings, client: Client) -> list[Serving]:
         of_site.live_appliances,
         Policies(client).find_policy,
         PlanTargets({name: target.subscription for name, target in settings.targets.items()}).target_of_runbook,
-        PlanWebhooks(str(settings.webhooks.ca_file) if settings.webhooks.ca_file else None).call_webhook,
+        PlanWebhooks(ca_file).call_webhook,
+        Notices(told.read if told is not None else None, ca_file).announce_rpo,
     ]
     return [Serving(names.CONTROL_QUEUE, light, 8, WORKFLOWS)]
 

@@ -301,10 +301,13 @@ class PlanWorkerSettings:
 
 @dataclass(frozen=True, slots=True)
 class WebhookSettings:
-    """How recovery plans call webhooks."""
+    """How webhooks are called: those of recovery plans, and the one that is told of events."""
 
     __pydantic_config__ = STRICT
 
+    rpo: Secret | None = None
+    """Where the HTTPS address is that is told when a replication crosses its RPO threshold, and when it recovers: it may hold a
+    token. Nobody is told where left out."""
     ca_file: AbsolutePath | None = None
     """PEM file of the authorities to trust; the machine's own trust store where left out."""
 

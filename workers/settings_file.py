@@ -95,6 +95,7 @@ _WRITE: Mapping[str, str] = {
     "logs": "a table [logs]",
     "plan_worker": "a table [plan_worker] with name and scripts",
     "webhooks": "a table [webhooks]",
+    "rpo": 'rpo = "env:NAME" or "file:/path", where the address of the webhook is',
     "name": 'name = "london-1"',
     "scripts": 'scripts = ["/opt/deltaferry/plans/stop-jobs"]',
     "log": "a table log with url and account",

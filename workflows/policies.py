@@ -61,6 +61,15 @@ LOOK = Step(
 )
 """A short reading that another one follows soon."""
 
+TELL = Step(
+    start_to_close=timedelta(minutes=1),
+    heartbeat=None,
+    schedule_to_start=None,
+    schedule_to_close=timedelta(hours=6),
+    retry=_retry(initial_s=1, maximum_s=300),
+)
+"""Telling a receiver of ours what happened: an event of yesterday helps nobody."""
+
 DISCOVER = Step(
     start_to_close=timedelta(minutes=10),
     heartbeat=_HEARTBEAT,

@@ -12,7 +12,7 @@ from deltaferry.model.states import HealthError, JobOutcome, MigrationState, Rep
 from deltaferry.planning.dr_states import IN_FAILOVER, AnyMigrationState, AnyReplicationState, shown_migration_state
 from deltaferry.planning.ladder import Rung
 from deltaferry.planning.rpo import RpoWatch
-from workflows.dr_state import FailoverState, ServedRequest, TestRun
+from workflows.dr_state import FailoverState, RpoNotice, ServedRequest, TestRun
 from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
 from workflows.point_views import PointList
 from workflows.site_messages import Placement, SiteProfile
@@ -240,6 +240,8 @@ class EntityState:
     rpo: RpoWatch = field(default_factory=RpoWatch)
     rpo_exceeded: HealthError | None = None
     """That the latest recovery point is older than the policy allows; beside `health`, since no failure or success replaces it."""
+    rpo_untold: tuple[RpoNotice, ...] = ()
+    """Crossings of the threshold, either way, that the operators' webhook has not been told of yet; oldest first."""
     tests: tuple[TestRun, ...] = ()
     """Tests whose VM exists or is being made or deleted."""
     tested_at: datetime | None = None

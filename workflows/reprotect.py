@@ -96,6 +96,7 @@ class ReprotectVm(ReverseJob):
     async def run(self, start: ReprotectInput | None = None) -> None:
         """Prepare, replicate back, and report how it ended."""
         require_carried(start)
+        retelling = asyncio.create_task(self._tell_whoever_adopts())
         try:
             if self._start.carried is None:
                 await self._prepare()
@@ -113,6 +114,8 @@ class ReprotectVm(ReverseJob):
             if self._finish is not None and not self._finish.keep:
                 await self._undo()
             report = self._report()
+        finally:
+            retelling.cancel()
         await self.deliver(self._start.entity_id, report)
 
     # --- prepare ---
@@ -285,6 +288,16 @@ class ReprotectVm(ReverseJob):
     def _numbered_base(self) -> ReverseBase | None:
         """Return the base with the number of the last pass: that of a failed one stands on the site's disks, too."""
         return dataclasses.replace(self._base, number=self._number) if self._base is not None else None
+
+    async def _tell_whoever_adopts(self) -> None:
+        """Tell a replication that runs again what it may not know: its commit record is older than the last pass."""
+        while True:
+            await workflow.wait_condition(lambda: self._entity_adopted)
+            self._entity_adopted = False
+            if self._told is not None:
+                await self._signal_entity(self._told)
+            elif self._start.carried is not None:
+                await self._tell(None)
 
     async def _tell(self, run: ReversePass | None) -> None:
         """Tell the entity how far it is."""

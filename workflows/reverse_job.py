@@ -69,6 +69,9 @@ class SiteLane:
 class ReverseJob(ReportingJob):
     """A job of the reverse direction, as the site's arbiter knows it."""
 
+    _told: ReverseProgress | None = None
+    """What the entity was told last."""
+
     def _take_lane(self, entity_id: str, profile: SiteProfile, disks: int, host: str) -> None:
         self._entity_id = entity_id
         self._lane = SiteLane(entity_id, profile, disks, host)
@@ -95,6 +98,7 @@ class ReverseJob(ReportingJob):
 
     async def _signal_entity(self, progress: ReverseProgress) -> None:
         """Tell the entity how far it is; where that does not run at the moment, it is told after the next step."""
+        self._told = progress
         try:
             with cancellation_kept():
                 await workflow.get_external_workflow_handle(self._entity_id).signal(names.REVERSE_PROGRESSED, progress)

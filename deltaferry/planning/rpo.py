@@ -48,8 +48,10 @@ def crosses_at(taken_at: datetime, threshold: timedelta) -> datetime:
     return taken_at + threshold + timedelta(microseconds=1)
 
 
-def look(watch: RpoWatch, taken_at: datetime, now: datetime, threshold: timedelta | None) -> tuple[RpoWatch, RpoEvent | None]:
-    """Return the watch after a look at the latest point, and the event that is due, if one is.
+def look(
+    watch: RpoWatch, taken_at: datetime, now: datetime, threshold: timedelta | None, what: str = "recovery point"
+) -> tuple[RpoWatch, RpoEvent | None]:
+    """Return the watch after a look at the latest point, and the event that is due, if one is. `what` is its name in sentences.
 
     A look at the same facts again gives no event. Without a threshold any more, a crossing that was told is taken back.
     """
@@ -58,10 +60,10 @@ def look(watch: RpoWatch, taken_at: datetime, now: datetime, threshold: timedelt
     if is_crossed == (watch.crossed_at is not None):
         return watch, None
     if threshold is not None and is_crossed:
-        sentence = f"The latest recovery point is {duration_text(age)} old; the policy allows {duration_text(threshold)}."
+        sentence = f"The latest {what} is {duration_text(age)} old; the policy allows {duration_text(threshold)}."
         return RpoWatch(now), RpoEvent(RpoChange.CROSSED, now, age, threshold, sentence)
     if threshold is None:
         sentence = "The policy sets no RPO threshold any more."
     else:
-        sentence = f"The latest recovery point is {duration_text(age)} old, within the {duration_text(threshold)} of the policy."
+        sentence = f"The latest {what} is {duration_text(age)} old, within the {duration_text(threshold)} of the policy."
     return RpoWatch(), RpoEvent(RpoChange.RECOVERED, now, age, threshold, sentence)

@@ -46,6 +46,7 @@ class Merge:
         with self._lock:
             pending = self._ranges(self.collapse.child.written)
         self._copy(pending, beat)
+        beat()  # even of a merge that is over at once
         while (rest := deadline - time.monotonic()) > 0:
             time.sleep(min(_WAIT_STEP_S, rest))
             beat()

@@ -76,6 +76,8 @@ def by_hand(world: World) -> Iterator[Callable[..., ByHand]]:
     yield begin
     world.blob_control.clear_faults()
     world.vcenter_control.clear_faults()
+    for host in world.vcenter_control.state().hosts:
+        world.vcenter_control.clear_nbd(host.name)
     for hand in begun:
         hand.close()
 

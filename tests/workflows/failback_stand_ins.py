@@ -52,7 +52,7 @@ class GrantingArbiter:
     async def requested(self, wanted: SlotsWanted) -> None:
         self._wanted.append(wanted)
         self._held.add(wanted.request_id)
-        profile = dataclasses.replace(new_profile(wanted.placement.host), appliance=wanted.appliance)
+        profile = dataclasses.replace(new_profile(wanted.holder.split("/")[1]), appliance=wanted.appliance)
         grant = SlotsGranted(wanted.request_id, "lease", profile, turn=wanted.turn)
         await workflow.get_external_workflow_handle(wanted.holder).signal(names.SLOTS_GRANTED, grant)
 

@@ -19,6 +19,7 @@ from workflows.dr_messages import (
     PrunePointsInput,
     UnpinPointInput,
 )
+from workflows.dr_state import RpoNotice
 from workflows.step_messages import ImportedDisks
 
 
@@ -33,6 +34,12 @@ class RecoveryStandIns(OnWorlds):
             raise ApplicationError(found, type=ErrorKind.OPERATION_REFUSED.value, non_retryable=True)
         world.pins[request.holder] = found.cycle_key
         return PinnedPoint(found)
+
+    @activity.defn
+    async def announce_rpo(self, notice: RpoNotice) -> bool:
+        world = self._site(notice.ref.site)
+        await world.enter("announce_rpo", notice.vm_name, notice)
+        return True
 
     @activity.defn
     async def unpin_point(self, request: UnpinPointInput) -> None:

@@ -252,6 +252,16 @@ class Bench:
 
         await eventually(there, f"{EventType.Name(event_type)} in {workflow_id}")
 
+    async def until_signalled(self, workflow_id: str, signal: str) -> None:
+        """Wait until a signal is in a workflow's history."""
+        handle = self.client.get_workflow_handle(workflow_id)
+
+        async def there() -> bool:
+            attributes = "workflow_execution_signaled_event_attributes"
+            return any([getattr(event, attributes).signal_name == signal async for event in handle.fetch_history_events()])
+
+        await eventually(there, f"the signal {signal} in {workflow_id}")
+
     @property
     def arbiter(self) -> WorkflowHandle[Any, Any]:
         """The site's arbiter."""

@@ -132,6 +132,7 @@ async def test_a_transfer_gives_way_to_a_migration_at_its_chunks_end_and_keeps_i
     on_target = bench.world.hold("shut_down_source")
     await urgent.update("migrate_now")
     await _queued(bench, urgent)
+    await bench.until_signalled(first.workflow_id, names.SLOTS_ASKED_BACK)
     sending = bench.world.hold("transfer", urgent.vm)
     hold.release()
     await sending.reached()
@@ -158,8 +159,11 @@ async def test_an_arbiter_that_starts_afresh_learns_who_holds_what_before_it_gra
     bench.world.holders = (first.workflow_id,)
     second = await bench.replicated("web-02", due=True)
     await _queued(bench, second)
-    state = await bench.slots()
-    assert [held.wanted.holder for held in state.leases] == [first.workflow_id]
+
+    async def learnt() -> bool:
+        return [held.wanted.holder for held in (await bench.slots()).leases] == [first.workflow_id]
+
+    await eventually(learnt, "it knows who holds slots")
     assert bench.world.count("begin_cycle") == 1
     hold.release()
     await first.until_committed(2)

@@ -4,9 +4,11 @@ from datetime import timedelta
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.dr_states import DrState
+from deltaferry.planning.rpo import RpoChange
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from workflows import names
 from workflows.dr_messages import CopyPointInput, ImportCopiesInput, PinPointInput
+from workflows.dr_state import RpoNotice
 from workflows.views import StatusView
 
 
@@ -143,6 +145,24 @@ async def test_the_rpo_threshold_of_a_policy_raises_a_health_error_and_takes_it_
     assert view.policy is not None and view.policy.name == "gold"
     await running.update("resume")
     await running.until(lambda v: all(error.kind is not ErrorKind.RPO_EXCEEDED for error in v.health), "recovered")
+
+    async def told() -> bool:
+        return bench.world.count("announce_rpo") == 2
+
+    await eventually(told, "the webhook told of both")
+    assert [n.change for n in bench.world.inputs("announce_rpo", RpoNotice)] == [RpoChange.CROSSED, RpoChange.RECOVERED]
+
+
+async def test_a_crossed_threshold_stays_beside_a_failed_cycles_error(bench: Bench) -> None:
+    bench.profile(min_interval=timedelta(milliseconds=1))
+    bench.world.fail("transfer", ErrorKind.STORE_UNREACHABLE, times=3)
+    running = await bench.replicated()
+    await running.update("pause")
+    await running.update("update_policy", {"name": "gold", "rpo_threshold": "PT2S"})
+    await running.until(lambda v: [error.kind for error in v.health] == [ErrorKind.RPO_EXCEEDED], "crossed")
+    await running.update("resume")
+    both = [ErrorKind.STORE_UNREACHABLE, ErrorKind.RPO_EXCEEDED]
+    await running.until(lambda v: [error.kind for error in v.health] == both, "both")
 
 
 async def test_a_policy_that_contradicts_itself_is_refused_with_every_reason(bench: Bench) -> None:

@@ -1,16 +1,12 @@
 """A recovery plan's scripts as real processes, and its webhooks against a real HTTPS server with a CA of the test."""
 
-import http.server
-import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +19,7 @@ from activities.script_process import KEPT_BYTES, run_program
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.recovery_plan import RunKind
 from lab.certificates import make_certificates
+from tests.unit.activities.webhook_receiver import Receiver
 from workflows.plan_messages import OUTPUT_LIMIT, StepInput, StepResult
 
 MINUTE = timedelta(minutes=1)
@@ -173,51 +170,6 @@ def test_a_script_that_is_not_on_the_workers_list_is_refused(write: Write, tmp_p
     assert (caught.value.type, caught.value.non_retryable) == (ErrorKind.BAD_INPUT, True)
     assert f"may not run {target}" in caught.value.message
     assert not (tmp_path / "made").exists()
-
-
-@dataclass
-class Receiver:
-    """An HTTPS server that answers with the statuses it was given, then 200; and what it was sent."""
-
-    url: str
-    ca_file: str
-    statuses: list[int] = field(default_factory=list)
-    received: list[tuple[str, dict[str, str], dict[str, object]]] = field(default_factory=list)
-
-
-@pytest.fixture(scope="module")
-def receiving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
-    made = make_certificates(tmp_path_factory.mktemp("certificates"))
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            receiver.received.append((self.path, dict(self.headers), body))
-            self.send_response(receiver.statuses.pop(0) if receiver.statuses else 200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            return
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(made.certificate_file, made.key_file)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    receiver = Receiver(f"https://127.0.0.1:{server.server_port}", str(made.ca_file))
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-    thread.start()
-    yield receiver
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def receiver(receiving: Receiver) -> Receiver:
-    receiving.statuses.clear()
-    receiving.received.clear()
-    return receiving
 
 
 def call(receiver: Receiver, path: str = "/hook?token=abc", ca_file: str | None = None, attempt: int = 2) -> StepResult:

@@ -113,7 +113,7 @@ class DiskMachine(RuleBasedStateMachine):
                 raise InterruptedError
 
         try:
-            self.disk.consolidate(beat, seconds=0.002)
+            self.disk.consolidate(beat)
         except InterruptedError:
             assert self.disk.needs_consolidation
 

@@ -1,4 +1,4 @@
-"""One HTTPS POST for a recovery plan: TLS verified, no redirect followed, nothing of the answer kept but its status."""
+"""One HTTPS POST to a webhook: TLS verified, no redirect followed, nothing of the answer kept but its status."""
 
 import http.client
 import ssl
@@ -63,4 +63,6 @@ def _connection(parts: SplitResult, context: ssl.SSLContext) -> http.client.HTTP
     try:
         return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=_ANSWER_WITHIN_S, context=context)
     except (ValueError, http.client.InvalidURL):
-        raise DeltaferryError(ErrorKind.BAD_INPUT, f"The webhook's address {parts.netloc} is none: correct the plan.") from None
+        raise DeltaferryError(
+            ErrorKind.BAD_INPUT, f"The webhook's address {parts.netloc} is none: write https://host/path."
+        ) from None
