@@ -8,7 +8,7 @@ from temporalio import activity
 from activities.failures import translated
 from activities.webhook import post
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from workflows.dr_state import RpoNotice
+from workflows.notice_messages import RpoNotice
 
 
 class Notices:

@@ -1,14 +1,12 @@
 """What a replication remembers of its tests, of its failover, and of what other workflows asked of it."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.recovery_points import RecoveryPointRecord
-from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.states import HealthError, JobOutcome, ReplicationState
 from deltaferry.planning.dr_states import AnyReplicationState, DrState
-from deltaferry.planning.rpo import RpoChange
 from workflows.operator_input import FailoverOptions, ReprotectOptions, TargetProperties, TestOptions
 from workflows.reverse_records import PassRecord, ReverseBase
 
@@ -102,21 +100,6 @@ class FailoverState:
     given_up_bytes: int = 0
     """What cycles had changed that were committed after the point that was chosen."""
     reverse: ReverseCopy | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RpoNotice:
-    """That an RPO threshold was crossed, or that it recovered: what the operators' webhook is told."""
-
-    workflow_id: str
-    ref: ReplicationRef
-    vm_name: str
-    change: RpoChange
-    at: datetime
-    rpo: timedelta
-    """How old the latest point was."""
-    threshold: timedelta | None
-    sentence: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.dr_states import NO_CYCLES, DrState
 from deltaferry.planning.rpo import RpoChange, RpoEvent, RpoWatch, crosses_at, look
 from workflows import names
-from workflows.dr_state import RpoNotice
 from workflows.entity_tests import EntityTests
+from workflows.notice_messages import RpoNotice
 from workflows.policies import TELL
 from workflows.replication_state import FailureView
 from workflows.steps import failure_of, health_error, perform

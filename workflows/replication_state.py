@@ -12,7 +12,8 @@ from deltaferry.model.states import HealthError, JobOutcome, MigrationState, Rep
 from deltaferry.planning.dr_states import IN_FAILOVER, AnyMigrationState, AnyReplicationState, shown_migration_state
 from deltaferry.planning.ladder import Rung
 from deltaferry.planning.rpo import RpoWatch
-from workflows.dr_state import FailoverState, RpoNotice, ServedRequest, TestRun
+from workflows.dr_state import FailoverState, ServedRequest, TestRun
+from workflows.notice_messages import RpoNotice
 from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
 from workflows.point_views import PointList
 from workflows.site_messages import Placement, SiteProfile

@@ -20,6 +20,7 @@ MAY_IMPORT = {
         "workflows.dr_messages",
         "workflows.failback_messages",
         "workflows.names",
+        "workflows.notice_messages",
         "workflows.operator_input",
         "workflows.plan_messages",
         "workflows.point_views",

@@ -19,7 +19,7 @@ from workflows.dr_messages import (
     PrunePointsInput,
     UnpinPointInput,
 )
-from workflows.dr_state import RpoNotice
+from workflows.notice_messages import RpoNotice
 from workflows.step_messages import ImportedDisks
 
 

@@ -8,7 +8,7 @@ from deltaferry.planning.rpo import RpoChange
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from workflows import names
 from workflows.dr_messages import CopyPointInput, ImportCopiesInput, PinPointInput
-from workflows.dr_state import RpoNotice
+from workflows.notice_messages import RpoNotice
 from workflows.views import StatusView
 
 

@@ -11,7 +11,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.planning.rpo import RpoChange
 from tests.unit.activities.webhook_receiver import Receiver
-from workflows.dr_state import RpoNotice
+from workflows.notice_messages import RpoNotice
 
 _AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 _NOTICE = RpoNotice(
