@@ -253,7 +253,9 @@ async def connect(settings: Settings) -> Client:
     config = settings.temporal.connect_config()
     runtime: Runtime | None = None
     if settings.metrics.prometheus is not None:
-        telemetry = TelemetryConfig(metrics=PrometheusConfig(bind_address=str(settings.metrics.prometheus)))
+        telemetry = TelemetryConfig(
+            metrics=PrometheusConfig(bind_address=str(settings.metrics.prometheus), durations_as_seconds=True)
+        )
         runtime = Runtime(telemetry=telemetry)
     try:
         return await Client.connect(**config, plugins=[plugin()], runtime=runtime)

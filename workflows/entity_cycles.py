@@ -15,7 +15,7 @@ from deltaferry.model.states import HealthError, MigrationState, ReplicationStat
 from deltaferry.planning.dr_states import NO_CYCLES, DrState
 from deltaferry.planning.failure import INTEGRITY, Course, after_failure
 from deltaferry.planning.schedule import next_cycle
-from workflows import names
+from workflows import meters, names
 from workflows.delta_cycle import profile_of, run_cycle
 from workflows.entity import Entity
 from workflows.holding_slots import PreemptedError
@@ -148,6 +148,7 @@ class EntityCycles(Entity):
         return f"the next starts at {due:%H:%M:%S} UTC: {self._state.next_reason}" if due else self._state.next_reason
 
     def _remember(self, record: CycleRecord) -> None:
+        meters.cycle_ended(self._replication.ref.site, record)
         self._state.cycles = (*self._state.cycles, record)[-KEPT_CYCLES:]
 
     async def _answer(self, wanted: CycleWanted, record: CycleRecord, failure: FailureView | None) -> None:

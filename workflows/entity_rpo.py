@@ -13,7 +13,7 @@ from activities.notices import Notices
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.dr_states import NO_CYCLES, DrState
 from deltaferry.planning.rpo import RpoChange, RpoEvent, RpoWatch, crosses_at, look
-from workflows import names
+from workflows import meters, names
 from workflows.entity_tests import EntityTests
 from workflows.notice_messages import RpoNotice
 from workflows.policies import TELL
@@ -47,6 +47,8 @@ class EntityRpo(EntityTests):
     def _look_at_rpo(self) -> None:
         """Compare the latest copy's age with what the policy allows; each crossing is told once."""
         s, watched = self._state, self._watched()
+        if s.point is not None:
+            meters.point_committed(self._replication.ref, self._replication.vm_name, s.point.taken_at)
         if watched is None:
             s.rpo, s.rpo_exceeded = RpoWatch(), None  # cycles that begin again are told of a crossing anew
             return

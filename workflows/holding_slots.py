@@ -10,7 +10,7 @@ from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError
 
 from deltaferry.model.replication import CycleKind
-from workflows import names
+from workflows import meters, names
 from workflows.site_messages import Placement, SiteProfile
 from workflows.slot_book import closed_until
 from workflows.slot_messages import (
@@ -131,6 +131,7 @@ class SlotHolder:
 
     async def _wait_for(self, wanted: SlotsWanted, profile: SiteProfile, unless: Callable[[], bool] = _never) -> SiteProfile:
         self._wanted, self._grant, self._asked_back, self._delayed = wanted, None, False, ""
+        asked_at = workflow.now()
         try:
             while self._grant is None:
                 with cancellation_kept():
@@ -151,6 +152,7 @@ class SlotHolder:
                 await self.release(profile)
             raise
         self._delayed = self._why = ""
+        meters.slots_granted(profile.site, wanted.kind, workflow.now() - asked_at)
         if wanted.turn and self._gave_way is not None:
             await self._gave_way()
         return self._grant.profile

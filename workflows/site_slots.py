@@ -13,7 +13,7 @@ with workflow.unsafe.imports_passed_through():
     from activities.site_workflows import SiteWorkflows
     from activities.snapshots import Snapshots
     from deltaferry.model.errors import ErrorKind
-    from workflows import names
+    from workflows import meters, names
     from workflows.operator_input import ForceRelease, ReassignInput, SettingsChange
     from workflows.policies import ASK, SETTLE
     from workflows.site_messages import (
@@ -370,4 +370,7 @@ class SiteSlots:
         return workflow.info().is_target_worker_deployment_version_changed()
 
     def _present(self) -> None:
-        workflow.set_current_details(site_details(self._book.state, workflow.now()))
+        state = self._book.state
+        workflow.set_current_details(site_details(state, workflow.now()))
+        in_use = sum(lease.wanted.disks for lease in state.leases if not lease.gave_way)
+        meters.slots_shown(state.profile.site, in_use, len(state.waiting))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.runtime import Runtime
 from temporalio.testing import WorkflowEnvironment
 
 from workflows import names
@@ -21,9 +22,10 @@ _KEYS = (
 _PROGRAMS = Path(sys.executable).parent
 
 
-async def start_dev_server() -> WorkflowEnvironment:
-    """Start the real server, in memory, on a free port."""
+async def start_dev_server(runtime: Runtime | None = None) -> WorkflowEnvironment:
+    """Start the real server, in memory, on a free port; its client's metrics go where `runtime` says."""
     return await WorkflowEnvironment.start_local(
+        runtime=runtime,
         dev_server_existing_path=str(_PROGRAMS / "temporal"),
         dev_server_log_level="error",
         plugins=[plugin()],
