@@ -45,10 +45,10 @@ class DiskImage:
 class BootContent:
     """How much of what the boot disk's file system holds."""
 
-    random_bytes: int = 120 * MIB
+    random_bytes: int = 72 * MIB
     """Does not compress."""
-    compressible_bytes: int = 80 * MIB
-    preallocated_bytes: int = 64 * MIB
+    compressible_bytes: int = 56 * MIB
+    preallocated_bytes: int = 48 * MIB
     """Files that the guest writer overwrites."""
     with_sources: bool = True
     """Python's own standard library: some hundred real files."""
@@ -80,7 +80,7 @@ def build_data_disk(path: Path, size_bytes: int = DATA_DISK_BYTES) -> DiskImage:
         image.truncate(size_bytes)
         for number, offset in enumerate(range(0, size_bytes, _WRITE_BYTES)):
             length = min(_WRITE_BYTES, size_bytes - offset)
-            match number % 8:
+            match number % 12:
                 case 0 | 3:
                     start = (number * 64 * 1024 + number) % (_POOL_BYTES - _WRITE_BYTES)
                     body = random[start : start + length]
@@ -91,7 +91,7 @@ def build_data_disk(path: Path, size_bytes: int = DATA_DISK_BYTES) -> DiskImage:
                 case _:
                     continue
             os.pwrite(image.fileno(), body, offset)
-            if number % 8 != 5:
+            if number % 12 != 5:
                 os.pwrite(image.fileno(), b"block %010d" % number, offset)
         tail = size_bytes % MIB or SECTOR
         os.pwrite(image.fileno(), random[:tail], size_bytes - tail)
