@@ -229,10 +229,11 @@ def set_policy(
 
 
 def _points_table(listed: PointList) -> RenderableType:
-    table = Table("taken", "kind", "cycle", "changed", "in use", box=None, pad_edge=False)
+    table = Table("taken", "kind", "cycle", "changed", "in use", "note", box=None, pad_edge=False)
     for point in listed.newest:
         changed = size_text(point.changed_bytes) if point.changed_bytes is not None else "unknown"
-        table.add_row(local_time(point.taken_at), point.kind.value, point.cycle_key, changed, ", ".join(point.pinned_by))
+        in_use = ", ".join(point.pinned_by)
+        table.add_row(local_time(point.taken_at), point.kind.value, point.cycle_key, changed, in_use, point.note)
     older = listed.total - len(listed.newest)
     if older > 0:
         table.caption = f"and {older} older ones, down to {local_time(listed.oldest_at)}"

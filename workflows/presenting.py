@@ -175,9 +175,10 @@ def _disk_line(disk: DiskView) -> str:
 def _cycle_line(cycle: CycleRecord) -> str:
     number = cycle.cycle_key.partition("-")[0]
     result = f"committed; {cycle.decision}" if cycle.committed else f"**failed**: {cycle.failure} Then: {cycle.decision}"
+    quiesced = f" To be quiesced: {cycle.consistency.value}. {cycle.quiesced}" if cycle.quiesced else ""
     return (
         f"- **{number}** {cycle.kind.value}, {_time(cycle.started_at)}, took {duration_text(cycle.duration)}:"
-        f" {size_text(cycle.changed_bytes)} changed, {size_text(cycle.bytes_sent)} sent; {result}"
+        f" {size_text(cycle.changed_bytes)} changed, {size_text(cycle.bytes_sent)} sent; {result}{quiesced}"
     )
 
 
