@@ -66,7 +66,7 @@ def points(vm: VmArgument, site: SiteOption = None, config: ConfigOption = None,
             raise CommandError(
                 ExitCode.REFUSED, f"{vm} has no recovery point yet.", "Wait for the first committed cycle, and ask again."
             )
-        session.output.result(_points_table(listed), {"workflow_id": handle.id, "points": listed})
+        session.output.result(points_table(listed), {"workflow_id": handle.id, "points": listed})
 
     session.run(work)
 
@@ -228,7 +228,8 @@ def set_policy(
     _send(Session(config, as_json=as_json), vm, site, DrOperation.UPDATE_POLICY, options)
 
 
-def _points_table(listed: PointList) -> RenderableType:
+def points_table(listed: PointList) -> RenderableType:
+    """Return the newest points, of what kind each is, and why where that is less than was asked for."""
     table = Table("taken", "kind", "cycle", "changed", "in use", "note", box=None, pad_edge=False)
     for point in listed.newest:
         changed = size_text(point.changed_bytes) if point.changed_bytes is not None else "unknown"

@@ -109,7 +109,7 @@ async def test_what_the_details_show_of_a_point_that_is_less_than_was_asked_for(
     assert (view.points.newest[0].kind, view.points.newest[0].note) == (PointKind.CRASH_CONSISTENT, "A VSS writer failed.")
     page = await details_of(running.handle)
     assert "- **Latest point:** crash-consistent: A VSS writer failed." in page
-    assert "To be quiesced: crash-consistent. A VSS writer failed." in page
+    assert "Quiescing: crash-consistent. A VSS writer failed." in page
     held.release()
 
 

@@ -4,9 +4,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from deltaferry.model.naming import (
+    cycle_of_snapshot,
+    is_of_installation,
+    owner_of_snapshot,
+    quiesced_snapshot_name,
+    snapshot_name,
+    snapshot_prefix,
+)
 from deltaferry.model.quiescing import QuiesceAnswer
 from deltaferry.model.recovery_points import PointKind
-from deltaferry.model.replication import CycleKind
+from deltaferry.model.replication import CycleKind, ReplicationRef
 from deltaferry.planning.quiescing import (
     TRIES,
     QuiesceWatch,
@@ -109,3 +117,15 @@ def test_nothing_is_claimed_that_was_not_obtained(windows: bool, quiesced: bool,
 def test_windows_is_asked_by_vss_and_waited_for_a_little_longer_than_vsphere_may_take() -> None:
     assert order_for("Windows").windows and not order_for("Linux").windows
     assert order_for("Linux").patience > order_for("Linux").limit >= 5 * M
+
+
+def test_the_name_of_a_quiesced_snapshot_is_ours_of_its_cycle_and_short_enough_for_vsphere() -> None:
+    ref = ReplicationRef("installation", "london", "lab", "5021", "0123456789abcdef")
+    cycle_key = "12345678-00000000-0000-4000-8000-000000000001"
+    name = quiesced_snapshot_name(ref, cycle_key)
+    assert name != snapshot_name(ref, cycle_key)
+    assert name.startswith(snapshot_prefix(ref)) and len(name) <= 80
+    assert is_of_installation(name, "installation")
+    assert cycle_of_snapshot(name) == cycle_key
+    owner = owner_of_snapshot(name)
+    assert owner is not None and owner.replication_id == ref.replication_id
