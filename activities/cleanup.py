@@ -38,6 +38,8 @@ class SourceCleanup:
                 return
             raise
         ours = Claim(ref.installation, ref.replication_id)
+        hypervisor.await_creations(ref.instance_uuid, beats.beat)
+        vm = hypervisor.read_vm(ref.instance_uuid)
         snapshots = [snapshot for snapshot in vm.snapshots if snapshot.name.startswith(snapshot_prefix(ref))]
         for snapshot in snapshots:
             hypervisor.remove_snapshot(ref.instance_uuid, snapshot.moref, beats.beat)

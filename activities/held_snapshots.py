@@ -83,8 +83,9 @@ def require_replicable(vm: SourceVm, disks: tuple[ReplicatedDisk, ...], ref: Rep
 def clear_leftovers(site: Site, ref: ReplicationRef, beat: Beat, keep: str | None = None) -> None:
     """Remove every snapshot of ours but `keep`, one by one and without children, then consolidate and make sure.
 
-    Raises CONSOLIDATION_STUCK.
+    One that is being taken at this moment, for an attempt that died or gave up, is waited for. Raises CONSOLIDATION_STUCK.
     """
+    site.hypervisor.await_creations(ref.instance_uuid, beat)
     vm = site.hypervisor.read_vm(ref.instance_uuid)
     ours = [snapshot for snapshot in vm.snapshots if snapshot.name.startswith(snapshot_prefix(ref)) and snapshot.name != keep]
     for snapshot in ours:
@@ -116,13 +117,31 @@ def take_snapshot(
     `growth_bytes` has (disk key, bytes) that the snapshot is expected to grow by; without room for that, none is taken.
     Raises SNAPSHOT_LOST, CONSOLIDATION_STUCK, SNAPSHOT_REFUSED, DATASTORE_FULL.
     """
-    name = snapshot_name(ref, cycle_key)
-    record = _record_name(ref, cycle_key)
-    recorded = site.stores.gateway.get_if_exists(record)
+    recorded = recorded_snapshot(site, ref, cycle_key)
     if recorded is not None:
-        return site.hypervisor.read_snapshot(ref.instance_uuid, recorded.decode())
-    clear_leftovers(site, ref, gate_beat or beat, keep=name)
-    require_room(site, ref, growth_bytes)
+        return recorded
+    name = snapshot_name(ref, cycle_key)
+    pass_gates(site, ref, name, gate_beat or beat, growth_bytes)
     snapshot = site.hypervisor.take_snapshot(ref.instance_uuid, name, SNAPSHOT_DESCRIPTION, beat)
-    site.stores.gateway.put(record, snapshot.moref.encode())
+    record_snapshot(site, ref, cycle_key, snapshot)
     return snapshot
+
+
+def recorded_snapshot(site: Site, ref: ReplicationRef, cycle_key: str) -> Snapshot | None:
+    """Return the snapshot that was recorded as the cycle's; None where there is no record. Raises SNAPSHOT_LOST if it is gone."""
+    recorded = site.stores.gateway.get_if_exists(_record_name(ref, cycle_key))
+    return site.hypervisor.read_snapshot(ref.instance_uuid, recorded.decode()) if recorded is not None else None
+
+
+def record_snapshot(site: Site, ref: ReplicationRef, cycle_key: str, snapshot: Snapshot) -> None:
+    """Record a snapshot as the cycle's, for good."""
+    site.stores.gateway.put(_record_name(ref, cycle_key), snapshot.moref.encode())
+
+
+def pass_gates(site: Site, ref: ReplicationRef, name: str, beat: Beat, growth_bytes: tuple[tuple[int, int], ...]) -> None:
+    """Clear away what is left of earlier snapshots, all but `name`, and make sure of room for the next one.
+
+    Raises CONSOLIDATION_STUCK, DATASTORE_FULL.
+    """
+    clear_leftovers(site, ref, beat, keep=name)
+    require_room(site, ref, growth_bytes)

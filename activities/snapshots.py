@@ -5,6 +5,7 @@ an earlier cycle is left on the VM before a new snapshot is taken.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -32,11 +33,13 @@ from activities.held_snapshots import (
 )
 from activities.present_disks import snapshot_or_present
 from activities.progress import Heartbeats
+from activities.quiesced_snapshots import take_quiesced_snapshot
 from activities.sampling import compare_sample
 from deltaferry.blocks.plan import Plan, make_plan
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.naming import gateway_container, is_of_installation, plan_name, snapshot_prefix
+from deltaferry.model.quiescing import QuiesceOutcome
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.vm import Claim, PowerState, Snapshot, SourceVm
 from deltaferry.ports.access import Beat
@@ -83,7 +86,8 @@ class Snapshots:
         """Pass the gates, take the cycle's snapshot, store its plans, and compare the cycle's sample.
 
         A retry finds the snapshot by its name and the plans that are stored: it never asks for the areas again.
-        A final cycle whose source is off plans from the disks as they are where no snapshot is to be had.
+        A final cycle whose source is off plans from the disks as they are where no snapshot is to be had. Where the guest is
+        to be quiesced, and is not, the snapshot is crash-consistent, and the answer says why.
         Raises CLAIM_LOST, DISKS_CHANGED, SNAPSHOT_LOST, CONSOLIDATION_STUCK, SOURCE_LOST_POWER, the kinds of a broken
         change tracking, CBT_MISSED_CHANGES where the sample shows that it is, SOURCE_MOVED_ON, and DATASTORE_FULL without
         room for the snapshot.
@@ -96,15 +100,19 @@ class Snapshots:
         if is_elsewhere(site, ref, vm, request.cycle_key, request.granted):
             on = vm.power is PowerState.ON
             return BegunCycle("", datetime.now(UTC), on, disks=(), placement=placement(vm), moved=True)
+        outcome: QuiesceOutcome | None = None
+        growth = request.expected_growth if vm.power is not PowerState.OFF else ()
         if request.kind is CycleKind.FINAL and vm.power is PowerState.OFF:
             snapshot = snapshot_or_present(site, ref, request.cycle_key, beats)
+        elif request.quiesce is not None:
+            snapshot, outcome = take_quiesced_snapshot(site, ref, request.cycle_key, request.quiesce, beats.beat, growth)
         else:
-            growth = request.expected_growth if vm.power is not PowerState.OFF else ()
             snapshot = take_snapshot(site, ref, request.cycle_key, beats.beat, growth_bytes=growth)
         if request.kind in (CycleKind.DELTA, CycleKind.ON_DEMAND) and request.since is not None:
             self._stops.require_clean(site, ref, request.since)
         with room_watched(site, ref, beats, look_at_once=False):
-            return self._begun(site, request, vm, snapshot, beats)
+            begun = self._begun(site, request, vm, snapshot, beats)
+        return replace(begun, quiesce=outcome)
 
     @activity.defn
     @translated

@@ -66,7 +66,7 @@ def points(vm: VmArgument, site: SiteOption = None, config: ConfigOption = None,
             raise CommandError(
                 ExitCode.REFUSED, f"{vm} has no recovery point yet.", "Wait for the first committed cycle, and ask again."
             )
-        session.output.result(_points_table(listed), {"workflow_id": handle.id, "points": listed})
+        session.output.result(points_table(listed), {"workflow_id": handle.id, "points": listed})
 
     session.run(work)
 
@@ -228,11 +228,13 @@ def set_policy(
     _send(Session(config, as_json=as_json), vm, site, DrOperation.UPDATE_POLICY, options)
 
 
-def _points_table(listed: PointList) -> RenderableType:
-    table = Table("taken", "kind", "cycle", "changed", "in use", box=None, pad_edge=False)
+def points_table(listed: PointList) -> RenderableType:
+    """Return the newest points, of what kind each is, and why where that is less than was asked for."""
+    table = Table("taken", "kind", "cycle", "changed", "in use", "note", box=None, pad_edge=False)
     for point in listed.newest:
         changed = size_text(point.changed_bytes) if point.changed_bytes is not None else "unknown"
-        table.add_row(local_time(point.taken_at), point.kind.value, point.cycle_key, changed, ", ".join(point.pinned_by))
+        in_use = ", ".join(point.pinned_by)
+        table.add_row(local_time(point.taken_at), point.kind.value, point.cycle_key, changed, in_use, point.note)
     older = listed.total - len(listed.newest)
     if older > 0:
         table.caption = f"and {older} older ones, down to {local_time(listed.oldest_at)}"

@@ -14,6 +14,7 @@ from console.live_progress import LiveProgress, LiveStep
 from console.output import local_time
 from deltaferry.model.states import ReplicationState
 from deltaferry.planning.phrases import count_text, duration_text, size_text
+from workflows.presenting import quiesced_text
 from workflows.recovery_presenting import recovery_facts
 from workflows.replication_state import CycleRecord, MigrationResult, ResyncRecord, ScrubRecord
 from workflows.views import DiskView, StatusView
@@ -204,7 +205,8 @@ def _cycles(cycles: Sequence[CycleRecord]) -> RenderableType:
     table = Table("cycle", "kind", "began", "took", "changed", "sent", "decided", box=None, pad_edge=False)
     for cycle in reversed(cycles[-_SHOWN_CYCLES:]):
         decided = cycle.decision if cycle.committed else f"failed: {cycle.failure}. {cycle.decision}"
+        quiesced = f" Quiescing: {quiesced_text(cycle)}" if cycle.quiesced else ""
         number, began = cycle.cycle_key.partition("-")[0], local_time(cycle.started_at)
         sizes = (size_text(cycle.changed_bytes), size_text(cycle.bytes_sent))
-        table.add_row(number, cycle.kind.value, began, duration_text(cycle.duration), *sizes, Text(decided))
+        table.add_row(number, cycle.kind.value, began, duration_text(cycle.duration), *sizes, Text(f"{decided}{quiesced}"))
     return table

@@ -20,8 +20,10 @@ from activities.snapshots import Snapshots
 from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.recovery_points import record_of
+from deltaferry.model.quiescing import QuiesceOrder
+from deltaferry.model.recovery_points import PointKind, record_of
 from deltaferry.model.replication import CycleKind, DiskBase
+from deltaferry.planning.quiescing import answered, asked, committed, is_due, order_for
 from workflows import names
 from workflows.growth import growth_of_cycle
 from workflows.holding_slots import SlotHolder
@@ -59,6 +61,8 @@ class CycleRun:
     cycle_key: str
     kind: CycleKind
     started_at: datetime
+    quiesce: QuiesceOrder | None = None
+    """How the guest is asked to hold its writes back; None: it is not."""
     begun: BegunCycle | None = None
     sent: list[SentChunk] = field(default_factory=list)
     applied: list[AppliedChunk] = field(default_factory=list)
@@ -84,14 +88,14 @@ async def run_cycle(
     slots: SlotHolder,
     kind: CycleKind,
     note: Note,
-    committed: Callable[[CycleRecord], None],
+    was_committed: Callable[[CycleRecord], None],
     unless: Callable[[], bool],
 ) -> tuple[CycleRecord, FailureView | None]:
     """Run one cycle and commit it, or leave everything as it was; return its record, and the failure if there was one.
 
     Raises PreemptedError, before anything was done, where `unless` comes to hold while slots are waited for.
 
-    `committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
+    `was_committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
     here, but a migration need not wait for it.
     """
     profile = await _acquire(replication, state, slots, kind, note, unless)
@@ -100,13 +104,13 @@ async def run_cycle(
     failure: FailureView | None = None
     release: asyncio.Task[None] | None = None
     try:
-        run.begun = await _begin(replication, state, slots, run, note)
+        run.begun = await _begin_quiesced(replication, state, slots, run, note)
         await _send(replication, state, slots, run, note)
         release = asyncio.create_task(_release(replication, run))
         await _apply(replication, state, run, note)
         sealed = await _seal(replication, state, run, note)
         record = _commit(replication, state, run, sealed)
-        committed(record)
+        was_committed(record)
         failure = await _settle_committed(replication, state)
     except (FailureError, asyncio.CancelledError) as error:
         if is_cancelled_exception(error):
@@ -175,10 +179,24 @@ async def _release(replication: Replication, run: CycleRun) -> None:
         await release_snapshot(replication)
 
 
+async def _begin_quiesced(
+    replication: Replication, state: EntityState, slots: SlotHolder, run: CycleRun, note: Note
+) -> BegunCycle:
+    """Begin, with the guest quiesced if that is due. It counts as asked before it is: a cycle that fails has asked, too."""
+    before, every = state.quiesce, state.policy.app_consistent_every if state.policy is not None else None
+    if is_due(run.kind, every, before, run.started_at):
+        run.quiesce = order_for(replication.os_type)
+        state.quiesce = asked(before, run.started_at)
+    begun = await _begin(replication, state, slots, run, note)
+    if begun.quiesce is not None:
+        state.quiesce = answered(before, state.quiesce, begun.quiesce)
+    return begun
+
+
 async def _begin(replication: Replication, state: EntityState, slots: SlotHolder, run: CycleRun, note: Note) -> BegunCycle:
     """Take the snapshot; where the VM was moved since, wait for the slots of where it is now first."""
     for remaining in reversed(range(PLACEMENT_TRIES)):
-        note("taking the snapshot")
+        note("taking the snapshot" if run.quiesce is None else "taking the snapshot, the guest quiesced")
         share = profile_of(replication, state).sample_share if run.kind is CycleKind.DELTA else 0.0
         request = BeginCycleInput(
             replication,
@@ -191,6 +209,7 @@ async def _begin(replication: Replication, state: EntityState, slots: SlotHolder
             since=state.point.taken_at if state.point else None,
             granted=state.placement if remaining else None,
             expected_growth=growth_of_cycle(replication, state),
+            quiesce=run.quiesce,
         )
         begun = await begin_cycle(replication, request)
         state.placement = begun.placement
@@ -397,7 +416,17 @@ def _commit(replication: Replication, state: EntityState, run: CycleRun, sealed:
     if not run.begun.without_snapshot:
         capacities = {base.disk_key: base.copied_up_to_bytes for base in state.bases}
         state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in run.begun.disks)
-    state.point = record_of(sealed.point, replication.disks, workflow.now(), changed_bytes=dict(record.changed_by_disk))
+    outcome = run.begun.quiesce
+    state.point = record_of(
+        sealed.point,
+        replication.disks,
+        workflow.now(),
+        kind=record.consistency,
+        changed_bytes=dict(record.changed_by_disk),
+        note=outcome.note if outcome is not None else "",
+    )
+    if outcome is not None:
+        state.quiesce = committed(state.quiesce, outcome.kind)
     state.dirty = ()
     state.cycles_committed += 1
     state.samples_taken += run.kind is CycleKind.DELTA
@@ -408,6 +437,7 @@ def _commit(replication: Replication, state: EntityState, run: CycleRun, sealed:
 
 def _record(run: CycleRun, *, committed: bool, failure: str = "") -> CycleRecord:
     disks = run.begun.disks if run.begun else ()
+    outcome = run.begun.quiesce if run.begun else None
     now = workflow.now()
     return CycleRecord(
         cycle_key=run.cycle_key,
@@ -425,6 +455,8 @@ def _record(run: CycleRun, *, committed: bool, failure: str = "") -> CycleRecord
         changed_by_disk=tuple((disk.disk_key, disk.plan.covered_bytes) for disk in disks),
         failure=failure,
         without_snapshot=run.begun is not None and run.begun.without_snapshot,
+        consistency=outcome.kind if outcome is not None else PointKind.CRASH_CONSISTENT,
+        quiesced=outcome.sentence if outcome is not None else "",
     )
 
 

@@ -10,7 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.policy import ReplicationPolicy
     from deltaferry.model.replication import ReplicationRef
-    from deltaferry.planning.policy import Schedule, contradictions, unavailable
+    from deltaferry.planning.policy import Schedule, contradictions
     from workflows import names
     from workflows.holding_slots import ensure_arbiter
     from workflows.operator_input import EnableInput, PolicyOptions
@@ -73,7 +73,7 @@ class EnableReplication:
             policy = asked.policy()
         else:
             policy = await perform(Policies.find_policy, asked, queue=names.CONTROL_QUEUE, limits=ASK, summary=f"policy {asked}")
-        found = (*contradictions(policy, Schedule(profile.min_interval, profile.max_interval)), *unavailable(policy))
+        found = contradictions(policy, Schedule(profile.min_interval, profile.max_interval))
         if found:
             raise refusal(ErrorKind.BAD_INPUT, f"The policy cannot be kept. {' '.join(found)}")
         return policy

@@ -12,7 +12,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.policy import ReplicationPolicy
     from deltaferry.planning.phrases import duration_text
-    from deltaferry.planning.policy import Schedule, contradictions, unavailable
+    from deltaferry.planning.policy import Schedule, contradictions
     from deltaferry.planning.schedule import MAXIMUM_INTERVAL
     from workflows import names
     from workflows.operator_input import PolicyOptions
@@ -129,6 +129,6 @@ class PolicyBook:
 
 
 def _check(options: PolicyOptions) -> None:
-    found = (*contradictions(options.policy(), ANY_SITE), *unavailable(options.policy()))
+    found = contradictions(options.policy(), ANY_SITE)
     if found:
         raise refusal(ErrorKind.BAD_INPUT, f"The policy cannot be kept. {' '.join(found)}")

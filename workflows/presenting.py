@@ -172,12 +172,18 @@ def _disk_line(disk: DiskView) -> str:
     return f"- {disk.label}{boot}: {size_text(disk.capacity_bytes)}, {share:.0f} % copied{last}"
 
 
+def quiesced_text(cycle: CycleRecord) -> str:
+    """Return what was obtained where a cycle was to have the guest quiesced, and how; empty for another cycle."""
+    return f"{cycle.consistency.value}. {cycle.quiesced}" if cycle.quiesced else ""
+
+
 def _cycle_line(cycle: CycleRecord) -> str:
     number = cycle.cycle_key.partition("-")[0]
     result = f"committed; {cycle.decision}" if cycle.committed else f"**failed**: {cycle.failure} Then: {cycle.decision}"
+    quiesced = f" Quiescing: {quiesced_text(cycle)}" if cycle.quiesced else ""
     return (
         f"- **{number}** {cycle.kind.value}, {_time(cycle.started_at)}, took {duration_text(cycle.duration)}:"
-        f" {size_text(cycle.changed_bytes)} changed, {size_text(cycle.bytes_sent)} sent; {result}"
+        f" {size_text(cycle.changed_bytes)} changed, {size_text(cycle.bytes_sent)} sent; {result}{quiesced}"
     )
 
 

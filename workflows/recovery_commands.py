@@ -6,7 +6,7 @@ from typing import Any
 from temporalio import workflow
 
 from deltaferry.planning.dr_states import AnyOperation, DrOperation
-from deltaferry.planning.policy import Schedule, contradictions, unavailable
+from deltaferry.planning.policy import Schedule, contradictions
 from deltaferry.planning.retention import parse_choice
 from deltaferry.planning.transitions import Verdict
 from workflows.commands import ReplicationCommands
@@ -57,8 +57,7 @@ class RecoveryCommands(ReplicationCommands):
             choice = parse_choice(argument.point)
             return choice if isinstance(choice, str) else ""
         if isinstance(argument, PolicyOptions):
-            policy = argument.policy()
-            return " ".join((*contradictions(policy, self.schedule()), *unavailable(policy)))
+            return " ".join(contradictions(argument.policy(), self.schedule()))
         return ""
 
     # --- test_migrate ---

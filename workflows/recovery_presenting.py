@@ -57,7 +57,11 @@ def recovery_facts(view: StatusView) -> Iterator[tuple[str, str]]:
     if view.points is not None:
         points = view.points
         oldest = f", the oldest of {_time(points.oldest_at)}" if points.oldest_at is not None else ""
-        yield "Recovery points", f"{count_text(points.total, 'point')}, {points.app_consistent} app-consistent{oldest}"
+        last = points.latest_app_consistent
+        which = f" (the latest of {_time(last.taken_at)})" if last is not None else ""
+        yield "Recovery points", f"{count_text(points.total, 'point')}, {points.app_consistent} app-consistent{which}{oldest}"
+        if points.newest and points.newest[0].note:
+            yield "Latest point", f"{points.newest[0].kind.value}: {points.newest[0].note}"
     if view.tested_at is not None:
         yield "Last test", _time(view.tested_at)
     for test in view.tests:

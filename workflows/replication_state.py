@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.policy import ReplicationPolicy
-from deltaferry.model.recovery_points import RecoveryPointRecord
+from deltaferry.model.recovery_points import PointKind, RecoveryPointRecord
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, ReplicatedDisk, ReplicationRef
 from deltaferry.model.states import HealthError, JobOutcome, MigrationState, ReplicationState
 from deltaferry.planning.dr_states import IN_FAILOVER, AnyMigrationState, AnyReplicationState, shown_migration_state
 from deltaferry.planning.ladder import Rung
+from deltaferry.planning.quiescing import QuiesceWatch
 from deltaferry.planning.rpo import RpoWatch
 from workflows.dr_state import FailoverState, ServedRequest, TestRun
 from workflows.notice_messages import RpoNotice
@@ -54,6 +55,10 @@ class CycleRecord:
     failure: str = ""
     without_snapshot: bool = False
     """The source was off and no snapshot could be taken: its disks were read as they are."""
+    consistency: PointKind = PointKind.CRASH_CONSISTENT
+    """What its recovery point is consistent with."""
+    quiesced: str = ""
+    """Where the guest was to be quiesced: how that went, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +241,7 @@ class EntityState:
     end_options: EndOptions | None = None
     """How to stop or complete, once one of them was accepted."""
     policy: ReplicationPolicy | None = None
+    quiesce: QuiesceWatch = field(default_factory=QuiesceWatch)
     points: PointList | None = None
     """The recovery points, as last listed."""
     rpo: RpoWatch = field(default_factory=RpoWatch)

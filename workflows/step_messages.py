@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from deltaferry.model.quiescing import QuiesceOrder, QuiesceOutcome
 from deltaferry.model.replication import CycleKind, DiskBase, ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk
 from deltaferry.planning.ladder import Rung
 from workflows.operator_input import TargetProperties
@@ -44,6 +45,8 @@ class BeginCycleInput:
     """(disk key, bytes) that the snapshot is expected to grow by while it is held; nothing where nothing is known."""
     granted: Placement | None = None
     """Where the VM was when slots were granted: if it is elsewhere now, no snapshot is taken. None: wherever it is."""
+    quiesce: QuiesceOrder | None = None
+    """How the guest is asked to hold its writes back; None: it is not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,8 @@ class BegunCycle:
     """The change ids are those of the source's disks as they are: no base for a later cycle."""
     moved: bool = False
     """The VM is not where slots were granted for, but at `placement`; nothing was done."""
+    quiesce: QuiesceOutcome | None = None
+    """What was obtained of the guest; None where nothing was asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class ErrorKind(StrEnum):
     VSPHERE_FAULT = "VsphereFault"
     SNAPSHOT_LOST = "SnapshotLost"
     SNAPSHOT_REFUSED = "SnapshotRefused"
+    QUIESCE_FAILED = "QuiesceFailed"
     CONSOLIDATION_STUCK = "ConsolidationStuck"
     CBT_OFF = "CbtOff"
     CBT_RESET = "CbtReset"
@@ -191,6 +192,12 @@ CATALOGUE: dict[ErrorKind, ErrorRecord] = {
         True,
         _V,
         timedelta(seconds=20),
+    ),
+    _K.QUIESCE_FAILED: ErrorRecord(
+        "The guest could not be quiesced for the snapshot.",
+        "Nothing: the recovery point is crash-consistent. Look at the guest's VSS writers or freeze scripts.",
+        False,
+        _V,
     ),
     _K.CONSOLIDATION_STUCK: ErrorRecord(
         "The VM's disks still need consolidation.",

@@ -18,7 +18,7 @@ FAILBACK_KEY = "deltaferry.failback"
 SNAPSHOT_DESCRIPTION = "Taken by Deltaferry for replication. It is removed when the cycle's data is read."
 
 INSTALLATION_PATTERN = re.compile(r"[a-z0-9-]{1,12}")
-_SNAPSHOT = re.compile(r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/(?P<cycle>[0-9]+-[0-9a-f-]{36})")
+_SNAPSHOT = re.compile(r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/(?P<cycle>[0-9]+-[0-9a-f-]{36})(-q)?")
 
 
 def snapshot_prefix(replication: ReplicationRef) -> str:
@@ -29,6 +29,14 @@ def snapshot_prefix(replication: ReplicationRef) -> str:
 def snapshot_name(replication: ReplicationRef, cycle_key: str) -> str:
     """Return the name of the one vSphere snapshot that a cycle key ever stands for."""
     return snapshot_prefix(replication) + cycle_key
+
+
+def quiesced_snapshot_name(replication: ReplicationRef, cycle_key: str) -> str:
+    """Return the name of the vSphere snapshot for which a cycle has the guest quiesced.
+
+    It is another than that of the snapshot taken instead, so that one which arrives late is told from it.
+    """
+    return f"{snapshot_name(replication, cycle_key)}-q"
 
 
 def is_of_installation(name: str, installation: str) -> bool:
@@ -201,6 +209,16 @@ def hashes_name(cycle_key: str, disk_key: int, number: int) -> str:
 def disk_snapshot_name(replication: ReplicationRef, disk_key: int, cycle_key: str) -> str:
     """Return the name of a managed disk's snapshot in a pass back to the site: at most 80 of `[a-z0-9-]` (facts A1)."""
     return f"df-{replication.replication_id}-{disk_key}-{cycle_key.removeprefix('reverse-')}"
+
+
+def quiesce_name(cycle_key: str) -> str:
+    """Return the name of the gateway object that says what became of a cycle's request to quiesce the guest."""
+    return f"{cycle_prefix(cycle_key)}quiesce"
+
+
+def freeze_mark_name(cycle_key: str) -> str:
+    """Return the name of the gateway object with the mark of the guest's freeze script from before a cycle asked for a freeze."""
+    return f"{cycle_prefix(cycle_key)}freeze-mark"
 
 
 def present_name(cycle_key: str) -> str:

@@ -12,6 +12,8 @@ class PointKind(StrEnum):
     """What a point is consistent with. Recorded is what was obtained, never what was asked for."""
 
     CRASH_CONSISTENT = "crash-consistent"
+    FILE_SYSTEM_CONSISTENT = "file-system-consistent"
+    """File systems were frozen, and nothing says that an application held its writes back."""
     APP_CONSISTENT = "app-consistent"
 
 

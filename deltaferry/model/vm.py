@@ -71,6 +71,8 @@ class Snapshot:
     """ISO 8601, UTC, as vSphere recorded it."""
     disks: tuple[SnapshotDisk, ...] = ()
     """Empty in a VM's list of snapshots; filled where a snapshot was asked for by itself."""
+    quiesced: bool = False
+    """vSphere says that the guest held its writes back while it was taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,8 @@ class SourceVm:
     """All snapshots of the tree, oldest first."""
     claim: Claim | None
     annotation: str = ""
+    freeze_mark: str = ""
+    """What a freeze script of the guest has set last (`FREEZE_MARK`); empty where none ever did."""
 
 
 @dataclass(frozen=True, slots=True)

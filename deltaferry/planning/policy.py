@@ -79,15 +79,6 @@ def contradictions(policy: ReplicationPolicy, schedule: Schedule) -> tuple[str, 
     )
 
 
-def unavailable(policy: ReplicationPolicy) -> tuple[str, ...]:
-    """Return one sentence for each thing that the policy asks for and that is not built."""
-    if policy.app_consistent_every is None:
-        return ()
-    return (
-        "App-consistent points are not built yet, and every point is crash-consistent: leave the app-consistent interval out.",
-    )
-
-
 def cautions(policy: ReplicationPolicy, schedule: Schedule, cycle: timedelta | None = None) -> tuple[str, ...]:
     """Return one sentence for each thing that a policy that can be kept costs or will do; `cycle` is the last cycle's duration."""
     return tuple(_cautions(policy, schedule, cycle))

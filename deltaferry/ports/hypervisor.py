@@ -7,6 +7,7 @@ from typing import Protocol
 
 from deltaferry.model.extents import Extent
 from deltaferry.model.inventory import DiscoveredSite
+from deltaferry.model.quiescing import QuiesceOrder
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
 from deltaferry.ports.access import Beat, NbdAddress
 
@@ -38,8 +39,17 @@ class Hypervisor(Protocol):
         Raises SNAPSHOT_REFUSED while the VM has snapshots and tracking has to be switched on.
         """
 
-    def take_snapshot(self, instance_uuid: str, name: str, description: str, beat: Beat) -> Snapshot:
-        """Return the VM's one snapshot of that name with its disks, creating it if neither the tree nor a recent task has it."""
+    def take_snapshot(
+        self, instance_uuid: str, name: str, description: str, beat: Beat, order: QuiesceOrder | None = None
+    ) -> Snapshot:
+        """Return the VM's one snapshot of that name with its disks, creating it if neither the tree nor a recent task has it.
+
+        With an order the guest is asked to hold its writes back; whether it did stands in what is returned. Raises
+        GUEST_TOOLS_UNAVAILABLE before anything was asked, and QUIESCE_FAILED where it was, in vain: the snapshot may still come.
+        """
+
+    def await_creations(self, instance_uuid: str, beat: Beat) -> None:
+        """Wait until nobody is taking a snapshot of the VM, so that one which comes late can be found; some minutes at most."""
 
     def read_snapshot(self, instance_uuid: str, moref: str) -> Snapshot:
         """Return a snapshot with its disks. Raises SNAPSHOT_LOST."""

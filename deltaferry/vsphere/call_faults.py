@@ -206,7 +206,27 @@ SNAPSHOT_RULES: tuple[FaultRule, ...] = (
         remedy="Remove what keeps the VM from having snapshots.",
     ),
 )
-"""CreateSnapshot. Faults of quiescing are not met: snapshots are crash-consistent."""
+"""CreateSnapshot, quiesced or not."""
+
+QUIESCE_RULES: tuple[FaultRule, ...] = (
+    FaultRule(
+        name="quiesce-application",
+        fault=vim.fault.ApplicationQuiesceFault,
+        method=_TAKE,
+        answer=_C.FALL_BACK,
+        kind=_K.QUIESCE_FAILED,
+        meaning="A VSS writer or a freeze script of the guest failed.",
+    ),
+    FaultRule(
+        name="quiesce-filesystem",
+        fault=vim.fault.FilesystemQuiesceFault,
+        method=_TAKE,
+        answer=_C.FALL_BACK,
+        kind=_K.QUIESCE_FAILED,
+        meaning="The guest could not hold its writes back, or not for long enough.",
+    ),
+)
+"""CreateSnapshot where the guest is to be quiesced: both faults are kinds of SnapshotFault, and stand before its row."""
 
 CONSOLIDATION_RULES: tuple[FaultRule, ...] = (
     FaultRule(

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from deltaferry.model.extents import Extent
 from deltaferry.model.inventory import DiscoveredSite
+from deltaferry.model.quiescing import QuiesceOrder
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
 from deltaferry.ports.access import Beat
 from deltaferry.vsphere import (
@@ -82,10 +83,17 @@ class VSphere:
         with vsphere_errors(f"switching change tracking {'on' if enabled else 'off'} on VM {instance_uuid}"):
             tracking.set_change_tracking(self._session, instance_uuid, enabled, marker, beat)
 
-    def take_snapshot(self, instance_uuid: str, name: str, description: str, beat: Beat) -> Snapshot:
-        """Return the VM's one snapshot of that name, creating it if need be."""
+    def take_snapshot(
+        self, instance_uuid: str, name: str, description: str, beat: Beat, order: QuiesceOrder | None = None
+    ) -> Snapshot:
+        """Return the VM's one snapshot of that name, creating it if need be, quiesced where that is ordered and possible."""
         with vsphere_errors(f"taking snapshot {name} of VM {instance_uuid}"):
-            return snapshots.take_snapshot(self._session, instance_uuid, name, description, beat)
+            return snapshots.take_snapshot(self._session, instance_uuid, name, description, beat, order)
+
+    def await_creations(self, instance_uuid: str, beat: Beat) -> None:
+        """Wait until nobody is taking a snapshot of the VM."""
+        with vsphere_errors(f"waiting for snapshots of VM {instance_uuid} that are being taken"):
+            snapshots.await_creations(self._session, instance_uuid, beat)
 
     def read_snapshot(self, instance_uuid: str, moref: str) -> Snapshot:
         """Return a snapshot with its disks."""

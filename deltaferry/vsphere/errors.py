@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.vsphere.call_faults import CHANGED_AREAS_RULES, CONSOLIDATION_RULES, SNAPSHOT_RULES
+from deltaferry.vsphere.call_faults import CHANGED_AREAS_RULES, CONSOLIDATION_RULES, QUIESCE_RULES, SNAPSHOT_RULES
 from deltaferry.vsphere.fault_rule import NETWORK_ERRORS, FaultRule, fault_keys, invalid_property
 from deltaferry.vsphere.fault_table import GENERAL_RULES
 from deltaferry.vsphere.vocabulary import vim, vmodl
@@ -14,6 +14,7 @@ __all__ = [
     "CHANGED_AREAS_RULES",
     "CONSOLIDATION_RULES",
     "NETWORK_ERRORS",
+    "QUIESCE_RULES",
     "SNAPSHOT_RULES",
     "VSPHERE_ERRORS",
     "FaultRule",

@@ -11,7 +11,7 @@ from xml.parsers.expat import ExpatError
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.faults import FaultClass
-from deltaferry.vsphere.call_faults import CHANGED_AREAS_RULES, CONSOLIDATION_RULES, SNAPSHOT_RULES
+from deltaferry.vsphere.call_faults import CHANGED_AREAS_RULES, CONSOLIDATION_RULES, QUIESCE_RULES, SNAPSHOT_RULES
 from deltaferry.vsphere.fault_rule import FaultRule
 from deltaferry.vsphere.vocabulary import vim, vmodl
 
@@ -207,5 +207,5 @@ GENERAL_RULES: tuple[FaultRule, ...] = (
 )
 """What every call may meet, the last row everything. Rows of NotAuthenticated act after a fresh log-in only."""
 
-RULES: tuple[FaultRule, ...] = (*GENERAL_RULES, *CHANGED_AREAS_RULES, *SNAPSHOT_RULES, *CONSOLIDATION_RULES)
+RULES: tuple[FaultRule, ...] = (*GENERAL_RULES, *CHANGED_AREAS_RULES, *QUIESCE_RULES, *SNAPSHOT_RULES, *CONSOLIDATION_RULES)
 """Every row of the SOAP side."""

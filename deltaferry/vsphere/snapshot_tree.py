@@ -22,6 +22,7 @@ def snapshots_of(information: Any) -> tuple[Snapshot, ...]:
             description=tree.description or "",
             has_children=bool(tree.childSnapshotList),
             created_at=tree.createTime.astimezone(UTC).isoformat() if tree.createTime else "",
+            quiesced=bool(tree.quiesced),
         )
         for tree in trees
     )

@@ -101,9 +101,8 @@ class VcenterControl:
     def ask_named(self, name: str, vm: str = "", host: str = "") -> None:
         """Ask once for the fault of a row of the fault table (docs/faults.md); `vm` is a moref, empty means any.
 
-        Those of disaster recovery as well: `quiesce-application`, `quiesce-filesystem`, `power-on-locked`, `create-vm-no-space`,
-        `create-vm-reply-lost`, `destroy-locked`, and with a host `write-error`, `write-no-space`, `write-host-going-down`,
-        `write-cut`.
+        Those of disaster recovery as well: `power-on-locked`, `create-vm-no-space`, `create-vm-reply-lost`, `destroy-locked`,
+        and with a host `write-error`, `write-no-space`, `write-host-going-down`, `write-cut`.
         """
         self.call("POST", "/named-faults", {"name": name, "vm": vm, "host": host})
 
@@ -225,11 +224,13 @@ class VcenterControl:
         held: bool = False,
         freeze_exit: int | None = None,
         thaw_exit: int = 0,
+        marks: bool = False,
     ) -> None:
         """Set how a guest answers when it is to be quiesced, now too if it just is; what is not given is a guest without trouble.
 
         `held` lets the snapshot come late: its task does not end until this is called again without `held` (or the request's
-        time limit ends it by FilesystemQuiesceFault). `freeze_exit` gives the guest a script that exits so.
+        time limit ends it by FilesystemQuiesceFault). `freeze_exit` gives the guest a script that exits so; with
+        `marks` the script tells through VMware Tools that it ran.
         """
         body = {
             "outcome": outcome,
@@ -237,6 +238,7 @@ class VcenterControl:
             "held": held,
             "freeze_exit": freeze_exit,
             "thaw_exit": thaw_exit,
+            "marks": marks,
         }
         self.call("POST", f"/vms/{vm}/quiesce", body)
 

@@ -63,6 +63,8 @@ SOAP_FAULTS: Mapping[str, FaultRequest] = {
     "not-found": _fault("NotFound", _QUERY),
     "not-supported": _fault("NotSupported", _QUERY),
     "file-locked": _fault("FileLocked", _QUERY),
+    "quiesce-application": FaultRequest(FaultName.QUIESCE_FAILS),
+    "quiesce-filesystem": _fault("FilesystemQuiesceFault", as_task_error=True),
     "too-many-snapshots": _fault("TooManySnapshotLevels", as_task_error=True),
     "snapshot-fault": _fault("SnapshotFault", as_task_error=True),
     "vm-config-fault": _fault("VmConfigFault", as_task_error=True),
@@ -96,8 +98,6 @@ NBD_FAULTS: Mapping[str, NbdFault] = {
 
 
 RECOVERY_SOAP_FAULTS: Mapping[str, FaultRequest] = {
-    "quiesce-application": FaultRequest(FaultName.QUIESCE_FAILS),
-    "quiesce-filesystem": _fault("FilesystemQuiesceFault", as_task_error=True),
     "power-on-locked": _fault("GenericVmConfigFault", "PowerOnVM_Task", as_task_error=True),
     "create-vm-no-space": _fault("NoDiskSpace", "CreateVM_Task", as_task_error=True),
     "create-vm-reply-lost": FaultRequest(FaultName.DROP_REPLY, method="CreateVM_Task"),

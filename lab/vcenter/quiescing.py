@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from deltaferry.model.quiescing import FREEZE_MARK
 from lab.vcenter.vocabulary import vim, vmodl
 
 _DEFAULT_TIMEOUT_MIN = 15
@@ -80,14 +81,18 @@ class QuiesceBehaviour:
     freeze_exit: int | None = None
     """How the guest's script exits before the freeze; None: it has no scripts. Not 0: ApplicationQuiesceFault."""
     thaw_exit: int = 0
+    marks: bool = False
+    """Its script, where it has one, tells through VMware Tools that it ran: it sets FREEZE_MARK to something new."""
 
 
 class GuestQuiesce:
     """The quiescing of one VM's guest."""
 
-    def __init__(self) -> None:
+    def __init__(self, set_variable: Callable[[str, str], None]) -> None:
+        """`set_variable` sets one of the guest's own (`vmtoolsd --cmd "info-set …"`), which callers see in extraConfig."""
         self.behaviour = QuiesceBehaviour()
         self.records: list[QuiesceRecord] = []
+        self._set_variable = set_variable
 
     @contextmanager
     def frozen(
@@ -127,6 +132,8 @@ class GuestQuiesce:
             if behaviour.freeze_exit:
                 record.outcome = QuiesceOutcome.APPLICATION_FAULT
                 raise _application_fault()
+            if behaviour.marks:
+                self._set_variable(FREEZE_MARK, f"freeze {len(self.records)}")
         limit_s = record.request.timeout_min * minute_s
         pause(min(behaviour.seconds, limit_s))
         waited_s = behaviour.seconds

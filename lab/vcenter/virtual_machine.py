@@ -147,7 +147,7 @@ class VirtualMachine(ManagedEntity):
         self.tools = True
         self.tools_state = ToolsState.RUNNING
         """What Tools do while the VM runs, if they are installed."""
-        self.quiesce = GuestQuiesce()
+        self.quiesce = GuestQuiesce(self._set_guest_variable)
         self.clean_power_off = True
         self.loses_tracking_at_power_off = False
         """True makes the next hard power-off reset change tracking, as a crash may."""
@@ -155,6 +155,11 @@ class VirtualMachine(ManagedEntity):
         self.modified: datetime = now()
         self.roots: list[Snapshot] = []
         self.current: Snapshot | None = None
+
+    def _set_guest_variable(self, key: str, value: str) -> None:
+        with self.world.lock:
+            self.settings.extra_config[key] = value
+            self.touch()
 
     @property
     def running(self) -> bool:

@@ -27,7 +27,8 @@ from activities.transfer import Transfer
 from activities.verification import Verification
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
-from deltaferry.model.recovery_points import record_of
+from deltaferry.model.quiescing import QuiesceOrder
+from deltaferry.model.recovery_points import PointKind, record_of
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.planning.ladder import Rung
 from lab.configuration import ACCOUNTS, INSTALLATION
@@ -174,11 +175,23 @@ class ByHand:
         self.do(self.snapshots.prepare_source, on)
         self.state.bases = tuple(DiskBase(disk.key, None, 0) for disk in self.replication.disks)
 
+    def new_cycle_key(self) -> str:
+        """Return the key of a cycle that is about to begin."""
+        self.state.cycles_minted += 1
+        return f"{self.state.cycles_minted}-{uuid.uuid4()}"
+
     def begin(self, kind: CycleKind, sample_share: float = 0.0, cycle_number: int = 0) -> tuple[str, BegunCycle]:
         """Take a new cycle's snapshot and plan it."""
-        self.state.cycles_minted += 1
-        cycle_key = f"{self.state.cycles_minted}-{uuid.uuid4()}"
+        cycle_key = self.new_cycle_key()
         return cycle_key, self.begin_again(cycle_key, kind, sample_share, cycle_number)
+
+    def quiesce_request(self, cycle_key: str, order: QuiesceOrder) -> BeginCycleInput:
+        """Return what begins a delta cycle of that key that has the guest quiesced."""
+        return BeginCycleInput(self.replication, cycle_key, CycleKind.DELTA, self.state.bases, self.state.dirty, quiesce=order)
+
+    def begin_quiesced(self, cycle_key: str, order: QuiesceOrder) -> BegunCycle:
+        """Begin a delta cycle that has the guest quiesced, or a repetition of it."""
+        return self.do(self.snapshots.begin_cycle, self.quiesce_request(cycle_key, order))
 
     def begin_again(self, cycle_key: str, kind: CycleKind, sample_share: float = 0.0, cycle_number: int = 0) -> BegunCycle:
         """Carry out the beginning of a cycle of that key, as a repetition does."""
@@ -233,7 +246,10 @@ class ByHand:
         """Write the new bases, then settle."""
         capacities = {disk.key: disk.capacity_bytes for disk in self.replication.disks}
         self.state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in begun.disks)
-        self.state.point, self.state.dirty = record_of(point, self.replication.disks, datetime.now(UTC)), ()
+        kind = begun.quiesce.kind if begun.quiesce is not None else PointKind.CRASH_CONSISTENT
+        note = begun.quiesce.note if begun.quiesce is not None else ""
+        record = record_of(point, self.replication.disks, datetime.now(UTC), kind=kind, note=note)
+        self.state.point, self.state.dirty = record, ()
         self.state.cycles_committed += 1
         self.do(self._settling.settle_cycle, SettleInput(self.replication, self.state, at=datetime.now(UTC)))
 

@@ -9,10 +9,13 @@ from temporalio.exceptions import ApplicationError
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.naming import seed_container
+from deltaferry.model.recovery_points import PointKind
+from deltaferry.model.states import ReplicationState
 from deltaferry.model.units import SECTOR
 from deltaferry.planning.dr_states import DrState
 from lab.oracle import target_disks
 from lab.settings import ISOLATED_NETWORK, NETWORK
+from lab.vcenter.quiescing import QuiesceOutcome
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
 from workflows.views import StatusView
@@ -208,4 +211,36 @@ async def test_the_whole_round_from_a_drill_to_a_second_failover_loses_what_it_s
     await vm.handle.execute_update("commit")
     await vm.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
     await vm.complete()
+    vm.assert_nothing_left()
+
+
+async def test_an_app_consistent_point_is_what_the_guest_held_when_it_was_quiesced_and_is_tried_out(vm: Replicated) -> None:
+    await vm.enable_and_sync()
+    control, moref = vm.world.vcenter_control, vm.source.moref
+    control.set_quiesce(moref, freeze_exit=0, marks=True)
+    await vm.handle.execute_update("pause")
+    await vm.state(ReplicationState.PAUSED)
+    vm.scribble()
+    held = tuple(vm.source_bytes(index) for index, _ in enumerate(vm.source.disks))
+    await vm.handle.execute_update("update_policy", {**_POLICY, "retention": "PT3H", "app_consistent_every": "PT1H"})
+    await vm.handle.execute_update("resume")
+    view = await vm.until(lambda v: v.points is not None and v.points.app_consistent == 1, "an app-consistent point")
+    assert view.points is not None and view.points.latest_app_consistent is not None
+    point = view.points.latest_app_consistent
+    vm.scribble()
+    later = [(PointKind.CRASH_CONSISTENT, "")] * 2
+    await vm.until(
+        lambda v: v.points is not None and [(one.kind, one.note) for one in v.points.newest[:2]] == later, "two later points"
+    )
+    assert [record.outcome for record in control.quiesces(moref)] == [QuiesceOutcome.OBTAINED], "by the frequency"
+    told = next(cycle for cycle in await vm.cycles() if cycle.cycle_key == point.cycle_key)
+    assert "a freeze script of the guest told that it ran" in told.quiesced
+
+    await vm.handle.execute_update("test_migrate", {"network": ISOLATED_NETWORK, "point": "latest-app-consistent"})
+    view = await _until(vm, DrState.CLEAN_UP_PENDING)
+    assert view.tests[0].point_taken_at == point.taken_at
+    _assert_holds(vm, view.tests[0].vm_id, held)
+    await vm.handle.execute_update("clean_up")
+    await _until(vm, DrState.READY)
+    await vm.stop()
     vm.assert_nothing_left()

@@ -146,6 +146,15 @@ REGRESSIONS: Mapping[str, Regression] = {
             f"{_DISKS}::test_a_vcenter_that_does_not_answer_for_some_seconds_delays_a_cycle_and_fails_none",
         ),
     ),
+    "complaint 21": Regression(
+        "A quiesced snapshot that fails, or was none, ends the cycle or is believed: a Windows guest without VSS cannot be copied warm.",
+        (
+            "tests/e2e/test_quiescing_by_hand.py"
+            "::test_a_guest_without_running_tools_or_that_fails_gives_a_crash_consistent_cycle",
+            "tests/e2e/test_quiescing_by_hand.py::test_points_are_of_the_kind_that_was_obtained_and_say_why_it_is_less",
+            "tests/workflows/test_quiescing.py::test_a_quiesce_that_fails_fails_no_cycle_says_why_and_is_not_repeated_at_once",
+        ),
+    ),
     "complaint 24": Regression(
         "Zeros are left out on a target that does not read as zero.",
         (
@@ -166,5 +175,5 @@ REGRESSIONS: Mapping[str, Regression] = {
 
 EXPECTED = (
     *(f"B{number}" for number in range(1, 13)),
-    *(f"complaint {number}" for number in (4, 5, 7, 8, 15, 24, 29)),
+    *(f"complaint {number}" for number in (4, 5, 7, 8, 15, 21, 24, 29)),
 )

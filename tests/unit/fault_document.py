@@ -6,7 +6,7 @@ from pathlib import Path
 from deltaferry.azure.fault_table import ARM_FAULTS, BEING_DELETED, IDENTITY_FAULTS, VAULT_FAULTS, During, ServiceFault
 from deltaferry.model.faults import FaultClass, FaultRow
 from deltaferry.model.store_faults import STORE_FAULTS, StoreFault
-from deltaferry.vsphere.call_faults import CHANGED_AREAS_RULES, CONSOLIDATION_RULES, SNAPSHOT_RULES
+from deltaferry.vsphere.call_faults import CHANGED_AREAS_RULES, CONSOLIDATION_RULES, QUIESCE_RULES, SNAPSHOT_RULES
 from deltaferry.vsphere.fault_rule import FaultRule
 from deltaferry.vsphere.fault_table import GENERAL_RULES
 from deltaferry.vsphere.reading_faults import NOT_TOLD_APART, READING_FAULTS
@@ -20,7 +20,7 @@ CLASSES = {
     FaultClass.REPAIR: "The cycle fails; the next one starts from the last committed change ids and repairs it. The second in a row leads to a resync.",
     FaultClass.RESYNC: "No delta can mend it: the replication is marked for resync at once.",
     FaultClass.RESET_CBT: "As resync, after change block tracking was reset.",
-    FaultClass.FALL_BACK: "The step goes on in a way that does not need what is missing: the whole disk is read.",
+    FaultClass.FALL_BACK: "The step goes on in a way that does not need what is missing: the whole disk is read; the snapshot is crash-consistent.",
     FaultClass.SETTLED: "What was asked for is so already: the call, or the next attempt, succeeds.",
     FaultClass.OPERATOR: "Somebody must act. Until then the step waits with pauses of 20 s or more, or the cycle fails and the next one tries again.",
 }
@@ -99,6 +99,9 @@ def document() -> str:
             vsphere(CHANGED_AREAS_RULES),
             "## vSphere: taking a snapshot\n",
             vsphere(SNAPSHOT_RULES),
+            "## vSphere: quiescing the guest for a snapshot\n",
+            "Rows of taking a snapshot stand behind these, and are answered in the same way: a crash-consistent snapshot is taken.\n",
+            vsphere(QUIESCE_RULES),
             "## vSphere: consolidating\n",
             vsphere(CONSOLIDATION_RULES),
             "## Reading disks\n",

@@ -252,7 +252,10 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
         if request.kind is CycleKind.RESYNC:
             world.will_mend(request.cycle_key)
         place = world.elsewhere or PLACEMENT
-        return BegunCycle(snapshot, datetime.now(UTC), world.powered_on, planned, place, without_snapshot=without)
+        quiesced = world.quiesced if request.quiesce is not None else None
+        return BegunCycle(
+            snapshot, datetime.now(UTC), world.powered_on, planned, place, without_snapshot=without, quiesce=quiesced
+        )
 
     @activity.defn
     async def begin_resync(self, request: BeginResyncInput) -> BegunResync:

@@ -15,11 +15,12 @@ from temporalio import activity
 from temporalio.exceptions import ApplicationError, ApplicationErrorCategory
 
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.recovery_points import PointCopy, RecoveryPointRecord
+from deltaferry.model.quiescing import QuiesceAnswer, QuiesceOutcome
+from deltaferry.model.recovery_points import PointCopy, PointKind, RecoveryPointRecord
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE
 from workflows.failback_messages import LostDisk
-from workflows.point_views import PointList
+from workflows.point_views import NEWEST, PointList, PointView
 from workflows.replication_state import ReplicateVmInput, Replication
 from workflows.site_messages import FindingView, Placement, SiteProfile
 from workflows.step_messages import ComparedDisk, CompareDisk
@@ -32,6 +33,8 @@ DISKS = (
     ReplicatedDisk(2000, "6000c290-boot", "Hard disk 1", 1 << 30, True),
     ReplicatedDisk(2001, "6000c290-data", "Hard disk 2", (512 << 20) + 37 * 512, False),
 )
+
+QUIESCED = QuiesceOutcome(QuiesceAnswer.QUIESCED, PointKind.APP_CONSISTENT, "The guest was quiesced.")
 
 _BEAT_S = 0.1
 """How often a held activity heartbeats: a cancellation reaches it by that alone."""
@@ -140,6 +143,8 @@ class World:
     elsewhere: Placement | None = None
     """Where the VMs have been moved to."""
     powered_on: bool = True
+    quiesced: QuiesceOutcome = QUIESCED
+    """What comes of it where a cycle has the guest quiesced."""
     without_snapshot: bool = False
     """Final cycles of a source that is off get no snapshot, and read without one."""
     snapshots: dict[str, str] = field(default_factory=dict)
@@ -311,7 +316,20 @@ def compared(world: World, cycle_key: str, disk: CompareDisk) -> ComparedDisk:
 
 def listed(points: list[RecoveryPointRecord]) -> PointList:
     """Return what a listing says of points."""
-    return PointList(ObjectRef(Store.GATEWAY, "points.json", "1"), len(points), 0, 0, (), None, None)
+    views = [
+        PointView(point.cycle_key, point.kind, point.taken_at, point.fence, point.changed_bytes, note=point.note)
+        for point in points
+    ]
+    app_consistent = [view for view in views if view.kind is PointKind.APP_CONSISTENT]
+    return PointList(
+        book=ObjectRef(Store.GATEWAY, "points.json", "1"),
+        total=len(views),
+        app_consistent=len(app_consistent),
+        pinned=0,
+        newest=tuple(reversed(views[-NEWEST:])),
+        latest_app_consistent=app_consistent[-1] if app_consistent else None,
+        oldest_at=views[0].taken_at if views else None,
+    )
 
 
 class OnWorlds:

@@ -53,9 +53,10 @@ async def test_a_policy_that_contradicts_itself_is_refused_with_every_sentence(r
         assert expected in failed["error"]["sentence"]
 
 
-async def test_a_policy_that_asks_for_what_is_not_built_is_refused(running: Running, name: str) -> None:
-    failed = await running.json("policy", "create", name, "--rpo", "4h", "--app-consistent", "4h", exit_code=2)
-    assert "App-consistent points are not built yet" in failed["error"]["sentence"]
+async def test_a_policy_with_app_consistent_points_is_made_and_says_what_they_cost(running: Running, name: str) -> None:
+    made = await running.json("policy", "create", name, "--rpo", "4h", "--app-consistent", "4h")
+    assert made["policy"]["app_consistent_every"] == "PT4H"
+    assert "takes longer and slows the application" in made["cautions"][0]
 
 
 async def test_a_name_is_taken_only_once_unless_it_is_replaced(running: Running, name: str) -> None:

@@ -2,18 +2,22 @@
 
 import io
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Console, RenderableType
 
 from console.live_progress import LiveStep, summed_up
 from console.output import local_time
+from console.recovery_commands import points_table
 from console.views import Snapshot, replication_view, replications_table, resync_text, scrub_text
 from deltaferry.model.errors import ErrorKind
+from deltaferry.model.recovery_points import PointKind
+from deltaferry.model.replication import CycleKind, ObjectRef, Store
 from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.model.units import MIB
 from deltaferry.planning.ladder import Rung
-from workflows.replication_state import MigrationResult, Refusal, ResyncRecord, ScrubRecord
+from workflows.point_views import PointList, PointView
+from workflows.replication_state import CycleRecord, MigrationResult, Refusal, ResyncRecord, ScrubRecord
 from workflows.views import DiskView, RepairView, StatusView
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -121,3 +125,22 @@ def test_times_are_local_and_name_their_zone() -> None:
 
 def test_an_empty_list_says_how_to_begin() -> None:
     assert "deltaferry enable" in printed(replications_table([]))
+
+
+def test_a_point_that_is_less_than_was_asked_for_says_why_wherever_it_is_shown() -> None:
+    less = PointView("7-key", PointKind.FILE_SYSTEM_CONSISTENT, AT, 7, MIB, note="No freeze script told that it ran.")
+    app = PointView("6-key", PointKind.APP_CONSISTENT, AT, 6, MIB)
+    listed = PointList(ObjectRef(Store.GATEWAY, "point-list", "1"), 2, 1, 0, (less, app), app, AT)
+    table = printed(points_table(listed))
+    for expected in ("file-system-consistent", "app-consistent", "No freeze script told that it ran."):
+        assert expected in table
+    cycle = CycleRecord(
+        "7-key", CycleKind.DELTA, AT, AT, True, timedelta(minutes=1), decision="the next starts soon",
+        consistency=PointKind.FILE_SYSTEM_CONSISTENT, quiesced="No freeze script told that it ran.",
+    )  # fmt: skip
+    status = a_status(points=listed)
+    page = printed(replication_view(Snapshot("vm/lab/5021", status, (), (cycle,), summed_up(None, []))))
+    text = " ".join(page.split())
+    assert "2 points, 1 app-consistent (the latest of 2026-03-01 12:00:00 UTC)" in text
+    assert "file-system-consistent: No freeze script told that it ran." in text
+    assert "Quiescing:" in text

@@ -18,6 +18,7 @@ from deltaferry.vsphere.vocabulary import vim
 from lab.certificates import Certificates
 from lab.control_client import ControlClient
 from lab.nbd_guest import GuestDisk
+from lab.vcenter.control import VcenterControl
 
 ODD_BYTES = (1 << 20) + 37 * 512
 DATASTORE_BYTES = 1 << 34
@@ -115,6 +116,7 @@ class LabVcenter:
         self.port = int(ready["port"])
         self._nbd: dict[str, int] = ready["nbd"]
         self._control = ControlClient(int(ready["control_port"]), str(ready["control_token"]))
+        self.control = VcenterControl(f"http://127.0.0.1:{ready['control_port']}", str(ready["control_token"]))
         self._stranger = Session(self.endpoint(), lambda: PASSWORD)
         self._numbers = itertools.count()
 
@@ -135,6 +137,9 @@ class LabVcenter:
 
     def start_snapshot(self, vm: str, name: str) -> Any:
         return self._vm(vm).CreateSnapshot_Task(name, "by a stranger", False, False)
+
+    def start_quiesced(self, vm: str, name: str) -> Any:
+        return self._vm(vm).CreateSnapshot_Task(name, "by a stranger", False, True)
 
     def start_removal(self, moref: str) -> Any:
         return self._stranger.object(vim.vm.Snapshot, moref).RemoveSnapshot_Task(False, True)

@@ -10,7 +10,9 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.faults import FaultClass, FaultRow
 from deltaferry.model.units import MIB
 from deltaferry.model.vm import Claim, PowerState, Snapshot
+from deltaferry.planning.quiescing import order_for
 from deltaferry.ports.access import NbdAddress
+from deltaferry.vsphere.call_faults import QUIESCE_RULES
 from deltaferry.vsphere.client import VSphere
 from deltaferry.vsphere.exports import PlainNbdExports
 from deltaferry.vsphere.fault_rule import FaultRule
@@ -87,6 +89,10 @@ def take(bench: Bench) -> Snapshot:
     return bench.vsphere.take_snapshot(bench.vm, NAME, "", beat)
 
 
+def take_quiesced(bench: Bench) -> Snapshot:
+    return bench.vsphere.take_snapshot(bench.vm, NAME, "", beat, order_for("Linux"))
+
+
 def query(bench: Bench, *, tracked: bool = True, other_disk: bool = False) -> Step:
     """Return a step that asks for the changes of a disk of a VM with or without tracking, or of a disk that it lacks."""
     if tracked:
@@ -108,6 +114,8 @@ def leave_deltas(bench: Bench) -> Step:
 
 def step_for(row: FaultRule, bench: Bench) -> Step:
     """Return the step that meets a row's fault, with everything before it done."""
+    if row in QUIESCE_RULES:
+        return take_quiesced
     match row.method:
         case "QueryChangedDiskAreas":
             return query(bench, tracked=row.name != "key-of-untracked-disk", other_disk=row.name == "key-of-no-disk")
