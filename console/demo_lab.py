@@ -185,7 +185,13 @@ def run_in_lab(scenario: Scenario, keep: bool, as_json: bool, directory: Path) -
 
 async def _run(scenario: Scenario, course: Course) -> Outcome:
     course.phase("lab started")
-    return await scenario.run(course)
+    try:
+        return await scenario.run(course)
+    except Exception as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # Temporal's client tells of Ctrl-C by errors of its own
+            raise asyncio.CancelledError from error
+        raise
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
