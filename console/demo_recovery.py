@@ -43,14 +43,16 @@ class RecoveryDemo:
         self._witness = Witness(course.world, course.vm)
         self._stages: list[Stage] = []
         self._left: list[str] = []
+        self._now = course.out.status("")
 
     async def run(self) -> Round:
         """Walk the whole round: Azure and back, and to Azure again."""
         older = await self._replicate()
-        await self._drill(older)
-        vm_id = await self._fail_over(older)
-        await self._come_home(vm_id)
-        await self._planned()
+        with self._now:
+            await self._drill(older)
+            vm_id = await self._fail_over(older)
+            await self._come_home(vm_id)
+            await self._planned()
         return Round(tuple(self._stages), tuple(self._left), round(time.monotonic() - self._course.began, 1))
 
     # --- the steps ---
@@ -68,7 +70,7 @@ class RecoveryDemo:
         return point
 
     async def _drill(self, point: PointView) -> None:
-        before = await self._until("the state", lambda status: True)
+        before = await self._until("the present state", lambda status: True)
         await self._ask(DrOperation.TEST_MIGRATE, {"network": ISOLATED_NETWORK, "point": point.cycle_key})
         await self._state(DrState.CLEAN_UP_PENDING)
         status = await self._until("a delta beside the test", lambda s: s.cycles_committed > before.cycles_committed)
@@ -151,6 +153,7 @@ class RecoveryDemo:
     # --- what the steps are made of ---
 
     async def _stage(self, name: str, said: str, compare: Callable[[], Proof]) -> None:
+        self._now.update(f"[dim]{name}: comparing every byte[/]")
         proof = await asyncio.to_thread(compare)
         lost = f"lost: {amount(proof.lost_bytes)}"
         seconds = self._course.phase(f"{name}: {said}; {lost}")
@@ -167,6 +170,7 @@ class RecoveryDemo:
             raise DemoFailed(f"{operation.value} was refused: {error.cause}") from error
 
     async def _until(self, what: str, reached: Callable[[StatusView], bool]) -> StatusView:
+        self._now.update(f"[dim]waiting for: {what}[/]")
         return await self._course.until(self._handle, what, reached)
 
     async def _state(self, state: DrState, also: Callable[[StatusView], bool] = lambda _: True) -> StatusView:
@@ -194,6 +198,7 @@ class RecoveryDemo:
         await self._eventually("writes in Azure", lambda: self._witness.azure_writes() >= goal)
 
     async def _eventually(self, what: str, reached: Callable[[], bool]) -> None:
+        self._now.update(f"[dim]waiting for: {what}[/]")
         deadline = time.monotonic() + _WRITES_LIMIT_S
         while not await asyncio.to_thread(reached):
             if time.monotonic() > deadline:

@@ -44,6 +44,8 @@ class Failover:
     seconds: float
     service_s: float
     """Of it the service's: copies inside the storage account, and imports, as the lab reports them."""
+    phases: tuple[tuple[str, float], ...]
+    """How long each phase took, the service's part included."""
 
     @property
     def own_s(self) -> float:
@@ -117,13 +119,22 @@ async def _failovers(bench: Bench, world: World, client: Client) -> list[Measure
         Measure(
             *("failover_own", own[largest], "s", _OWN_BAR_S, False, own[smallest]),
             f"from request to VM running, less the service's copy and import; {sizes} MiB: {whole} s in all, of which the service "
-            f"{service} s; medians of {bench.pairs}; baseline: the smallest disk's",
+            f"{service} s; medians of {bench.pairs}; baseline: the smallest disk's; the phases of {smallest // MIB} MiB: "
+            f"{_phases(found[smallest])}; of {largest // MIB} MiB: {_phases(found[largest])}",
         ),
         Measure(
             *("failover_growth", own[largest] / own[smallest], "", _GROWTH_BAR, False, own[smallest]),
             f"the same of {largest // MIB} MiB against {smallest // MIB} MiB; baseline: the latter's seconds",
         ),
     ]
+
+
+def _phases(runs: list[Failover]) -> str:
+    """Return the median of each phase."""
+    return ", ".join(
+        f"{name} {statistics.median(seconds for _, seconds in same):.2f} s"
+        for name, same in ((phases[0][0], phases) for phases in zip(*(run.phases for run in runs), strict=True))
+    )
 
 
 async def _failover(vm: Replicated) -> Failover:
@@ -137,7 +148,7 @@ async def _failover(vm: Replicated) -> Failover:
     ]
     assert imports and copies, "the lab has seen no import or no copy"
     service_s = sum(one.seconds or 0.0 for one in imports) + sum(one.seconds for one in copies)
-    return Failover((view.running_at - view.requested_at).total_seconds(), service_s)
+    return Failover((view.running_at - view.requested_at).total_seconds(), service_s, view.phases)
 
 
 # --- reprotect ---
