@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 AZURITE := lab/front/node_modules/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check chaos bench bench-data bench-site lab setup clean
+.PHONY: help demo test check chaos bench bench-data bench-site bench-recovery lab setup clean
 
 help: ## Say what there is
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -47,13 +47,16 @@ test: setup ## Everything but the enumerated faults: unit, workflows, replay, en
 chaos: setup ## The enumerated faults, which take longer
 	@$(BIN)/python -m pytest -m chaos
 
-bench: bench-data bench-site ## Every benchmark: measured side by side on this machine, a table, and .bench/results.json
+bench: bench-data bench-site bench-recovery ## Every benchmark: measured side by side on this machine, a table, and .bench/results.json
 
 bench-data: setup ## The data plane's speed
 	@$(BIN)/python -m tests.bench data
 
 bench-site: setup ## A whole site: the throttle, the arbiter
 	@$(BIN)/python -m tests.bench site
+
+bench-recovery: setup ## Failover time against disk size, and what reprotect sends
+	@$(BIN)/python -m tests.bench recovery
 
 clean: ## Remove what was installed and what labs left behind
 	@rm -rf $(VENV) .lab .bench lab/front/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -2,6 +2,7 @@
 
 import sys
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,14 @@ from console.session import Session
 from workflows import names
 
 app = typer.Typer()
+
+
+class DemoScenario(StrEnum):
+    """What the demo shows."""
+
+    MIGRATE = "migrate"
+    DR = "dr"
+
 
 _LABS = Path(".lab")
 _LAB_INVENTORY_EVERY = timedelta(minutes=1)
@@ -51,7 +60,7 @@ def lab(directory: DirectoryOption = None, as_json: JsonOption = False) -> None:
     session.carry_out(work)
 
 
-@app.command(epilog="Example: deltaferry demo --disk ./server.raw --keep")
+@app.command(epilog="Example: deltaferry demo --scenario dr; deltaferry demo --disk ./server.raw --keep")
 def demo(
     disk: Annotated[
         list[Path] | None,
@@ -63,9 +72,12 @@ def demo(
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave the lab and its Temporal UI up afterwards, until Ctrl-C.")] = False,
     directory: DirectoryOption = None,
+    scenario: Annotated[
+        DemoScenario, typer.Option("--scenario", help="migrate: to Azure for good. dr: a drill, a failover, and the way back.")
+    ] = DemoScenario.MIGRATE,
     as_json: JsonOption = False,
 ) -> None:
-    """Replicate and migrate a running VM on the lab's real parts, and prove that nothing was lost."""
+    """Replicate a running VM on the lab's real parts, migrate it or fail it over and back, and prove what was lost: nothing, or what is said."""
     session = Session(None, as_json=as_json)
     disks = list(disk or ())
 
@@ -75,7 +87,12 @@ def demo(
             raise CommandError(ExitCode.USAGE, f"There is no file {', '.join(missing)}.", "Give --disk the path of a disk image.")
         processes = late("lab.processes")
         try:
-            code: int = late("console.demo").run_demo(disks, keep, as_json, _folder(directory, "demo"))
+            run = (
+                late("console.demo").run_demo
+                if scenario is DemoScenario.MIGRATE
+                else late("console.demo_recovery").run_recovery_demo
+            )
+            code: int = run(disks, keep, as_json, _folder(directory, "demo"))
         except processes.LabError as error:
             raise CommandError(ExitCode.FAILED, str(error)) from None
         raise typer.Exit(code)

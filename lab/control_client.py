@@ -87,6 +87,8 @@ class BlobRequest:
     status: int
     bytes_in: int
     if_sequence_number_eq: str | None
+    seconds: float
+    """How long it took to answer; of a CopyBlob, how long the copy took."""
 
 
 class BlobControl(ControlClient):

@@ -41,6 +41,9 @@ class JournalEntry:
     kind: WriteKind
     digest: str
     """BLAKE2b-128 of the bytes written; for STOPPED the reason."""
+    began_at: float = 0.0
+    """When the write was begun, and when it was answered: seconds since 1970, of this machine's clock."""
+    ended_at: float = 0.0
 
 
 def digest_of(data: bytes | memoryview) -> str:
@@ -63,10 +66,11 @@ class JournalWriter:
         """The last entry's number; 0 before the first."""
         return self._sequence
 
-    def add(self, disk: int, offset: int, length: int, kind: WriteKind, digest: str) -> None:
-        """Add an entry."""
+    def add(self, disk: int, offset: int, length: int, kind: WriteKind, digest: str, began_at: float = 0.0) -> None:
+        """Add an entry of what has ended just now."""
         self._sequence += 1
-        self._file.write(json.dumps(asdict(JournalEntry(self._sequence, disk, offset, length, kind, digest))) + "\n")
+        entry = JournalEntry(self._sequence, disk, offset, length, kind, digest, began_at, time.time())
+        self._file.write(json.dumps(asdict(entry)) + "\n")
         if time.monotonic() - self._synced_at >= self._sync_every_s:
             self.sync()
 

@@ -47,6 +47,8 @@ class LabOperation:
     resource: str
     status: str
     code: str | None
+    seconds: float | None
+    """How long it took; None while it runs."""
 
 
 @dataclass(frozen=True, slots=True)

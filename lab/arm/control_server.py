@@ -76,6 +76,7 @@ class ControlServer(ThreadingHTTPServer):
                                 "resource": o.resource_key,
                                 "status": o.status,
                                 "code": o.error.code if o.error else None,
+                                "seconds": o.seconds,
                             }
                             for o in parts.operations.all()
                         ]

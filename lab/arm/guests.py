@@ -26,7 +26,8 @@ class GuestWish:
     bytes_per_second: int
     seed: int = 0
     ranges: Mapping[int, tuple[Extent, ...]] = field(default_factory=dict)
-    """By disk, as the journal counts them: 0 the OS disk, LUN and 1 a data disk. All of a disk that is not named."""
+    """By disk, as the journal counts them: 0 the OS disk, LUN and 1 a data disk. All of a disk that is not named; nothing of one
+    that is named without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,10 @@ class GuestDisk:
     key: int
     content: DiskContent
     size_bytes: int
+
+
+def _ranges(wish: GuestWish, disk: GuestDisk) -> tuple[Extent, ...]:
+    return wish.ranges.get(disk.key, (Extent(0, disk.size_bytes),))
 
 
 class _ContentTarget:
@@ -64,10 +69,7 @@ class _Running:
 
     def __init__(self, wish: GuestWish, disks: Sequence[GuestDisk], journal: JournalWriter) -> None:
         self._stopping = Event()
-        loaded = [
-            LoadedDisk(disk.key, _ContentTarget(disk.content), wish.ranges.get(disk.key, (Extent(0, disk.size_bytes),)))
-            for disk in disks
-        ]
+        loaded = [LoadedDisk(disk.key, _ContentTarget(disk.content), ranges) for disk in disks if (ranges := _ranges(wish, disk))]
         self._load = GuestLoad(loaded, journal, wish.bytes_per_second, wish.seed, self._stopping.wait)
         self._thread = Thread(target=self._run, name="guest", daemon=True)
         self._thread.start()
@@ -110,7 +112,7 @@ class Guests:
         key = vm.properties["vmId"]
         with self._lock:
             wish = self._wishes.get(vm.id.leaf.lower(), self._default)
-            if wish is None or key in self._running or not disks:
+            if wish is None or key in self._running or not any(_ranges(wish, disk) for disk in disks):
                 return
             before = self._journals.get(key)
             journal = JournalWriter(self.journal(vm), after=None if before is None else before.sequence)

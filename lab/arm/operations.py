@@ -37,6 +37,13 @@ class Operation:
     error: ArmError | None = None
     output: Json | None = None
 
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None while it runs."""
+        if self.ended is None:
+            return None
+        return (datetime.fromisoformat(self.ended) - datetime.fromisoformat(self.started)).total_seconds()
+
 
 def now_text() -> str:
     """Return the time as ARM writes it."""

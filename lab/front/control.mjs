@@ -6,7 +6,8 @@
 //   GET /faults           {ordered, held}: how many faults are still to be met, how many requests are held
 //   GET /counters         {operation: {requests, bytes_in, statuses: {status: n}}}
 //   POST /counters/reset
-//   GET /requests?since=N {requests: [{number, operation, account, container, blob, status, bytes_in, if_sequence_number_eq}]}
+//   GET /requests?since=N {requests: [{number, operation, account, container, blob, status, bytes_in, if_sequence_number_eq,
+//                          seconds}]}
 //
 // Actions: `unavailable` (503 with Retry-After), `error` (500), `cut` (connection cut before any effect), `drop`
 // (carried out, then the connection cut instead of a response), `delay`, `hold` (until the faults are deleted), and
@@ -47,8 +48,8 @@ export class Control {
     return new Promise((resolve) => this.#held.push(resolve));
   }
 
-  /** Record a request that was answered; `status` is 0 where the connection was cut without a response. */
-  record(request, headers, status) {
+  /** Record a request that was answered after so many seconds; `status` is 0 where the connection was cut without a response. */
+  record(request, headers, status, seconds) {
     const bytes = Number(headers["content-length"] ?? 0);
     const counter = (this.#counters[request.operation] ??= { requests: 0, bytes_in: 0, statuses: {} });
     counter.requests++;
@@ -56,7 +57,7 @@ export class Control {
     counter.statuses[status] = (counter.statuses[status] ?? 0) + 1;
     this.#log.push({
       number: ++this.#number, operation: request.operation, account: request.account, container: request.container,
-      blob: request.blob, status, bytes_in: bytes, if_sequence_number_eq: headers["x-ms-if-sequence-number-eq"] ?? null,
+      blob: request.blob, status, bytes_in: bytes, if_sequence_number_eq: headers["x-ms-if-sequence-number-eq"] ?? null, seconds,
     });
     if (this.#log.length > LOG_LENGTH) this.#log.splice(0, LOG_LENGTH / 10);
   }

@@ -260,6 +260,7 @@ async function carryOut(request, response, target, fault) {
 }
 
 async function serve(request, response) {
+  const began = performance.now();
   const target = classify(request.method, request.url, request.headers);
   const fault = control.take(request.method, request.url, target);
   let status = 0;
@@ -276,7 +277,7 @@ async function serve(request, response) {
   } catch (error) {
     status = fail(request, response, error);
   } finally {
-    control.record(target, request.headers, status);
+    control.record(target, request.headers, status, (performance.now() - began) / 1000);
   }
 }
 

@@ -65,8 +65,9 @@ class SnapshotOperations:
             raise vim.fault.FileLocked(file=f"[{vm.home.name}] {vm.home_folder}", msg="Failed to lock the file")
         if faults.take(FaultName.SNAPSHOT_FAILS, vm=vm.moref):
             raise vim.fault.SnapshotFault(msg="An error occurred while taking a snapshot.")
-        made = Snapshot(self._world, vm, name, description, vm.power, quiesced=quiesced)
         with self._stunned(vm):
+            # Here, so that its time divides the guest's writes: those answered before are in it, those begun after are not.
+            made = Snapshot(self._world, vm, name, description, vm.power, quiesced=quiesced)
             self._freeze(vm, made)
         publish_snapshot(made)
         with self._world.lock:

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--quick] [data | site | group …]`: measure, print a table, write `.bench/results.json`.
+"""`python -m tests.bench [--quick] [data | site | recovery | group …]`: measure, print a table, write `.bench/results.json`.
 
 A bar that is missed is reported, and the exit code stays 0; it is 1 if a measure could not be made.
 """
@@ -19,6 +19,7 @@ from tests.bench.growth import measure_growth
 from tests.bench.lab_paths import measure_lab_paths
 from tests.bench.machine import description
 from tests.bench.nbd_tools import measure_nbd_tools
+from tests.bench.recovery import measure_failover, measure_reprotect
 from tests.bench.report import Bench, Group, Measure, NotMeasured, save, table
 from tests.bench.scrub import measure_scrub
 from tests.bench.site import measure_site
@@ -39,8 +40,13 @@ SITE: Mapping[str, Group] = {
     "arbiter": measure_site,
 }
 """What a whole site needs: its limits and its arbiter."""
-GROUPS: Mapping[str, Group] = {**DATA, **SITE}
-SETS: Mapping[str, tuple[str, ...]] = {"data": tuple(DATA), "site": tuple(SITE)}
+RECOVERY: Mapping[str, Group] = {
+    "failover": measure_failover,
+    "reprotect": measure_reprotect,
+}
+"""Failing over and coming back."""
+GROUPS: Mapping[str, Group] = {**DATA, **SITE, **RECOVERY}
+SETS: Mapping[str, tuple[str, ...]] = {"data": tuple(DATA), "site": tuple(SITE), "recovery": tuple(RECOVERY)}
 
 
 _WIDTH = 150
@@ -62,6 +68,8 @@ def full(directory: Path) -> Bench:
         site_replications=(50, 100, 200, 500),
         site_cycles=2,
         site_probes=10,
+        failover_sizes=(64 * MIB, 512 * MIB, 2048 * MIB),
+        reprotect_disk_bytes=512 * MIB,
     )
 
 
@@ -80,6 +88,8 @@ def quick(directory: Path) -> Bench:
         site_replications=(3, 30),
         site_cycles=2,
         site_probes=2,
+        failover_sizes=(8 * MIB, 16 * MIB),
+        reprotect_disk_bytes=8 * MIB,
     )
 
 
@@ -107,7 +117,7 @@ def main() -> int:
     """Measure what the command line names."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument(
-        "names", nargs="*", metavar="data|site|group", help=f"groups: {', '.join(GROUPS)}; without any, all of them"
+        "names", nargs="*", metavar="data|site|recovery|group", help=f"groups: {', '.join(GROUPS)}; without any, all of them"
     )
     parser.add_argument("--quick", action="store_true", help="small images, one pair each: whether it can be measured at all")
     parser.add_argument("--directory", type=Path, default=Path(".bench"), help="where images and results go")

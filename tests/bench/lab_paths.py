@@ -5,8 +5,7 @@ import random
 import shutil
 import statistics
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import pairwise
@@ -19,28 +18,21 @@ from deltaferry.model.states import ReplicationState
 from deltaferry.model.units import BLOCK, MIB, SECTOR
 from deltaferry.ports.access import BlobAccess, NbdAddress
 from lab.configuration import ACCOUNTS
-from lab.settings import DATASTORES, ESXI_HOSTS, NETWORKS, LabSettings, LabTimes
 from lab.vcenter.control_views import VmState
-from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
 from tests.bench.bare_job import BareDisk, BareJob, BareResult
+from tests.bench.bench_lab import bench_lab, one_disk_vm
 from tests.bench.image import make_image
 from tests.bench.machine import Cost, measured_async, run_bare
 from tests.bench.report import Bench, Measure, median_seconds, speed_ratio
 from tests.bench.rig import PAGE_WRITERS, THREADS_PER_DISK
 from tests.e2e.replicated import Replicated
-from workers.serving import connect
-from workers.settings import load_settings
-from workflows import names
 from workflows.views import StatusView
 
 _SAS_LIFETIME = timedelta(hours=2)
 _INTERVAL = timedelta(seconds=1)
 _SMALL_DISKS = (8 * MIB, 4 * MIB + SECTOR)
-_CHUNK_BYTES = 256 * MIB
 _SOURCE = random.Random(0)
-_TIMES = LabTimes(stun_s=0.01, snapshot_s=0.05, consolidation_s=0.05, shutdown_s=0.2, power_s=0.05, reconfigure_s=0.02)
-"""vSphere's own time is not ours: as short as the tests have it."""
 
 
 def measure_lab_paths(bench: Bench) -> Iterator[Measure]:
@@ -52,24 +44,8 @@ def measure_lab_paths(bench: Bench) -> Iterator[Measure]:
         shutil.rmtree(directory)
 
 
-@asynccontextmanager
-async def _lab(directory: Path) -> AsyncIterator[tuple[World, Client]]:
-    settings = LabSettings(
-        times=_TIMES,
-        search_attributes=names.SEARCH_ATTRIBUTES,
-        with_ui=False,
-        min_interval=_INTERVAL,
-        chunk_max_bytes=_CHUNK_BYTES,
-        threads_per_disk=THREADS_PER_DISK,
-    )
-    with World(directory, settings) as world:
-        for role in ("control", "source", "target"):
-            world.worker(role)
-        yield world, await connect(load_settings(world.config_file, world.environment))
-
-
 async def _measure(bench: Bench, directory: Path) -> list[Measure]:
-    async with _lab(directory) as (world, client):
+    async with bench_lab(directory, _INTERVAL) as (world, client):
         return [*await _initial(bench, world, client), *await _empty_cycles(bench, world, client)]
 
 
@@ -85,7 +61,7 @@ async def _initial(bench: Bench, world: World, client: Client) -> list[Measure]:
             world,
             client,
             f"bench-{number}",
-            world.vcenter_control.add_vm(_spec(f"bench-{number}", disk, image.size_bytes)),
+            world.vcenter_control.add_vm(one_disk_vm(f"bench-{number}", disk, image.size_bytes)),
             _SOURCE,
         )
         job = _bare_job(world, vm.source, f"bare-{number}", image.size_bytes)
@@ -128,18 +104,6 @@ async def _empty_cycles(bench: Bench, world: World, client: Client) -> list[Meas
             f"of the entity's history, from one cycle's start to the next's, median of {len(events)}; baseline: the fewest",
         ),
     ]
-
-
-def _spec(name: str, disk: Path, size_bytes: int) -> VmSpec:
-    return VmSpec(
-        name=name,
-        host=ESXI_HOSTS[0].name,
-        datastore=DATASTORES[0].name,
-        guest_id="debian12_64Guest",
-        guest_full_name="Debian GNU/Linux 12 (64-bit)",
-        disks=(DiskSpec(size_bytes, "Hard disk 1", disk),),
-        nics=(NicSpec(NETWORKS[0]),),
-    )
 
 
 def _bare_job(world: World, vm: VmState, container: str, size_bytes: int) -> BareJob:

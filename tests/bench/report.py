@@ -61,6 +61,9 @@ class Bench:
     """How many delta cycles every replication of a site runs: at least two, since a cycle ends where the next begins."""
     site_probes: int
     """How many cycles run beside those that wait, on each of two VMs."""
+    failover_sizes: tuple[int, ...]
+    """Of the disks that are failed over, in bytes."""
+    reprotect_disk_bytes: int
 
 
 Group = Callable[[Bench], Iterator[Measure]]

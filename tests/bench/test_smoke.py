@@ -23,6 +23,8 @@ EXPECTED = {
         *("site_leases", "site_workflow_tasks", "site_cpu_per_lease", "site_arbiter_delay", "site_cycle_events"),
         *("site_arbiter_events", "site_memory", "site_growth_time", "site_growth_memory"),
     },
+    "failover": {"failover_own", "failover_growth"},
+    "reprotect": {"reprotect_unchanged", "reprotect_1_percent", "reprotect_10_percent"},
 }
 
 

@@ -62,6 +62,7 @@ def test_the_help_lists_every_command_and_the_exit_codes() -> None:
         ("worker", "captain"),
         ("replay",),
         ("replay", "web-01", "--file", "history.json"),
+        ("demo", "--scenario", "miracle"),
     ],
 )
 def test_wrong_usage_ends_with_2(arguments: tuple[str, ...]) -> None:

@@ -46,6 +46,17 @@ def test_a_guest_is_off_unless_it_is_switched_on(azure):
         azure.control.guest("nobody")
 
 
+def test_a_guest_leaves_a_disk_alone_that_is_named_without_a_range(azure):
+    name = azure.name("guest")
+    azure.control.switch_guest(name, bytes_per_second=RATE, ranges={0: []})
+    azure.vm(name, data=(data_disk(azure, name),))
+    until_written(azure, name)
+    assert {entry.disk for entry in read_journal(azure.control.guest(name).journal)} == {1}
+    azure.control.switch_guest(name, bytes_per_second=RATE, ranges={0: [], 1: []})
+    assert not azure.control.guest(name).writes
+    azure.compute.virtual_machines.begin_delete(azure.group, name).result()
+
+
 def test_after_deallocation_the_disks_hold_what_the_journal_says(azure, vm):
     until_written(azure, vm)
     azure.compute.virtual_machines.begin_deallocate(azure.group, vm).result()

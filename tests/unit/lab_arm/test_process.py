@@ -80,6 +80,7 @@ def test_the_control_endpoint_tells_how_operations_ended(azure):
         azure.empty_disk(azure.name("disk"))
     operation = azure.control.operations()[-1]
     assert (operation.action, operation.status, operation.code) == ("disks.create", "Failed", "InternalServerError")
+    assert operation.seconds is not None and operation.seconds >= 0
 
 
 def test_crc64_is_that_of_azure_storage():

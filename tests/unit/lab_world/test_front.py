@@ -242,6 +242,14 @@ def test_a_dropped_response_hides_an_effect_and_a_cut_request_has_none(container
     assert content(blob, offset=0, length=512) == b"a" * 512
 
 
+def test_the_log_of_requests_says_how_long_each_took(container: ContainerClient, control: BlobControl) -> None:
+    blob = page_blob(container)
+    control.order(BlobFault(BlobAction.DELAY, operation="PutPage", delay_s=0.3))
+    put(blob, 0, b"a" * 512)
+    (slow,) = [one for one in control.requests() if (one.operation, one.container) == ("PutPage", container.container_name)]
+    assert slow.seconds >= 0.3
+
+
 def test_a_held_write_that_arrives_after_the_fence_was_raised_is_counted_as_refused(
     container: ContainerClient, control: BlobControl
 ) -> None:
