@@ -152,6 +152,12 @@ async def delete_made(replication: Replication, made: MadeInAzure) -> None:
     )
 
 
+async def delete_all_made(replication: Replication, made: MadeInAzure) -> None:
+    """Delete what a job has made, and the copies of a point that one which was ended from outside has left."""
+    await delete_made(replication, made)
+    await delete_copies(replication, made.job)
+
+
 async def delete_copies(replication: Replication, job: str) -> None:
     """Delete what a job has copied of a point: it is imported, or not needed."""
     await perform(
