@@ -16,7 +16,7 @@ from deltaferry.planning.phrases import size_text
 from workflows import names
 from workflows.dr_messages import CopyPointInput, DeleteCopiesInput, ImportCopiesInput, PinPointInput, UnpinPointInput
 from workflows.dr_state import MadeInAzure
-from workflows.job_messages import FromPointInput, JobReport, MadeVm, point_job
+from workflows.job_messages import FromPointInput, JobReport, MadeVm, point_job, test_job
 from workflows.policies import AZURE, PREPARE
 from workflows.replication_state import Replication
 from workflows.reporting import ReportingJob, in_phase
@@ -33,7 +33,7 @@ class FromPoint(ReportingJob):
         self._start = start
         self._replication = start.replication
         self._holder = workflow.info().workflow_id
-        self._job = point_job(start.number)
+        self._job = test_job(start.number) if start.isolated_from is not None else point_job(start.number)
         self._point: RecoveryPointRecord | None = None
         self._phases: list[tuple[str, float]] = []
         self._information: list[str] = []
