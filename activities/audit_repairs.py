@@ -39,13 +39,14 @@ from deltaferry.model.audit import (
     Owner,
     SeenContainer,
     SeenLease,
+    SeenResource,
     SeenSource,
     SeenTarget,
     SeenVm,
     Verdict,
 )
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX
+from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX, INSTALLATION_TAG, REPLICATION_TAG
 from deltaferry.model.replication import Store
 from deltaferry.model.vm import Claim
 from deltaferry.planning.audit import Fate, Seen, fate, judge
@@ -55,7 +56,7 @@ from workflows.audit_messages import AuditResult, AuditStep
 
 _ON_SOURCE = (FindingCode.SNAPSHOT, FindingCode.CONSOLIDATION_PENDING, FindingCode.LEASE)
 """In this order: slots are free when the snapshots are gone."""
-_ON_TARGET = (FindingCode.LOG_CONTAINER,)
+_ON_TARGET = (FindingCode.LOG_CONTAINER, FindingCode.DISK_SNAPSHOT)
 
 _AHEAD = timedelta(days=1)
 """The age was judged already, by the clock that it is of: another machine's, which may be behind, does not count again."""
@@ -119,7 +120,7 @@ class AuditSourceRepairs:
 
 
 class AuditTargetRepairs:
-    """Deletes log containers without an owner."""
+    """Deletes log containers, and snapshots of managed disks, without an owner."""
 
     def __init__(self, targets: Mapping[str, Target], holders: Holders) -> None:
         self._targets = targets
@@ -130,10 +131,12 @@ class AuditTargetRepairs:
     def repair_target(self, request: AuditStep) -> AuditResult:
         """Repair what the report says of the target side; what fails is noted in it, and the rest goes on."""
         beats = Heartbeats("deleting what nobody needs from the stores")
-        stores = self._targets[request.profile.target].stores
+        target = self._targets[request.profile.target]
+        stores = target.stores
         look = _Look(request, stores.gateway, self._holders)
         repairs: Mapping[FindingCode, Repair] = {
-            FindingCode.LOG_CONTAINER: lambda finding, _: self._delete_log(stores, look, finding)
+            FindingCode.LOG_CONTAINER: lambda finding, _: self._delete_log(stores, look, finding),
+            FindingCode.DISK_SNAPSHOT: lambda finding, beat: self._delete_disk_snapshot(target, look, finding, beat),
         }
         return _carry_out(stores.gateway, request, _ON_TARGET, repairs, beats.beat)
 
@@ -143,6 +146,16 @@ class AuditTargetRepairs:
         if not look.still(finding, containers=containers):
             return False
         stores.log.delete_container(finding.key)
+        return True
+
+    def _delete_disk_snapshot(self, target: Target, look: "_Look", finding: Finding, beat: Beat) -> bool:
+        group, name = finding.key.split("/")[4], finding.key.rpartition("/")[2]  # /subscriptions/<s>/resourceGroups/<group>/…
+        listed = target.cloud.list_owned(group, look.installation, beat)
+        found = tuple(resource for resource in listed if resource.resource_id == finding.key)
+        if not look.still(finding, resources=found):
+            return False
+        tags = {INSTALLATION_TAG: look.installation, REPLICATION_TAG: finding.replication_id}
+        target.cloud.delete_disk_snapshot(group, name, tags, beat)
         return True
 
 
@@ -163,13 +176,14 @@ class _Look:
         vms: tuple[SeenVm, ...] = (),
         containers: tuple[SeenContainer, ...] = (),
         leases: tuple[SeenLease, ...] = (),
+        resources: tuple[SeenResource, ...] = (),
     ) -> bool:
         """Return whether a finding is one that is repaired, now that these things are there. Raises what reading raises."""
         known = containers or tuple(
             c for c in self._before.containers if c.owner and c.owner.instance_uuid == finding.instance_uuid
         )
         now = datetime.now(UTC) + _AHEAD
-        target = SeenTarget(AUDIT_VERSION, self._before.recorded, (), known, ())
+        target = SeenTarget(AUDIT_VERSION, self._before.recorded, (), known, resources)
         seen = Seen(SeenSource(AUDIT_VERSION, now, vms), target, leases)
         judged = judge(seen, self._existing(finding, seen), now, timedelta(0))
         wanted = (finding.code, finding.key, Verdict.REPAIR)
@@ -191,7 +205,7 @@ class _Look:
         ids = {owner.replication_id for owner in whose} | ({finding.replication_id} - {""})
         ids |= {o.replication_id for o in self._before.recorded if o.instance_uuid == finding.instance_uuid}
         records = [read_record(self._gateway, f"{GATEWAY_CONTAINER_PREFIX}{replication_id}") for replication_id in sorted(ids)]
-        answer = self._holders.ask(self.site, finding.instance_uuid)
+        answer = self._holders.ask(self.site, finding.instance_uuid) if finding.instance_uuid else None
         recorded = owners(records)
         return Existing(
             installation=self.installation,

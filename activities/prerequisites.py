@@ -34,6 +34,7 @@ class SourceChecks:
             installation=request.profile.installation,
             declared_os=request.target.os_type,
             missing_privileges=site.hypervisor.missing_privileges(vm.instance_uuid),
+            missing_for_failback=site.hypervisor.missing_for_failback(vm.instance_uuid) if request.failback_wanted else (),
             datastores=site.hypervisor.datastore_space(vm.instance_uuid),
         )
         return CheckedSource(

@@ -9,7 +9,7 @@ from activities.adapters import Target, TargetDefaults
 from activities.failures import translated
 from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG, seed_container, seed_name
+from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetCloud, TargetVmSpec, VmNetwork
 from workflows.dr_messages import ImportCopiesInput
@@ -52,7 +52,7 @@ def ownership_tags(ref: ReplicationRef) -> dict[str, str]:
 
 def _job_tags(ref: ReplicationRef, job: str) -> dict[str, str]:
     """Return the tags of what one migration makes; an input of before jobs were named has none."""
-    return ownership_tags(ref) | ({"deltaferry-migration": job} if job else {})
+    return ownership_tags(ref) | ({JOB_TAG: job} if job else {})
 
 
 def _require_isolated(cloud: TargetCloud, test: ResolvedTarget, production: ResolvedTarget) -> None:

@@ -55,6 +55,8 @@ class ReverseCopy:
     """Of the failback: name and seconds of each phase, in order."""
     downtime_s: float | None = None
     information: tuple[str, ...] = ()
+    undone: bool = False
+    """All that replicating back made or changed was undone when it ended; else that is done before replication ends."""
     to_commit: bool = False
     """The failback is accepted as final: what is left in Azure is to be deleted."""
 

@@ -81,7 +81,7 @@ class EnableReplication:
     async def _check_source(self, profile: SiteProfile, request: EnableInput) -> CheckedSource:
         return await perform(
             SourceChecks.check_source,
-            CheckSourceInput(profile, request.vm, request.target),
+            CheckSourceInput(profile, request.vm, request.target, failback_wanted=request.policy is not None),
             queue=names.vsphere_queue(profile.site),
             limits=ASK,
             summary=f"find and check {request.vm}",

@@ -20,6 +20,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.policies import CLEAN
     from workflows.presenting import details, disk_views, status_view
     from workflows.replication_state import EndInput, EndResult, Refusal, vm_in_azure
+    from workflows.reverse_steps import undo_reverse
     from workflows.site_messages import Placement
     from workflows.slot_messages import SlotsGranted
     from workflows.step_messages import CleanSourceInput, OnReplication, SettleInput
@@ -109,6 +110,10 @@ class Ending(ReplicationCommands):
 
     async def _clean(self) -> None:
         await self._note_the_end()
+        failover = self._state.failover
+        if failover is not None and failover.reverse is not None and not failover.reverse.undone:
+            self._activity = "undoing what replication back to the site has left"
+            await undo_reverse(self._replication, failover.target)
         self._activity = "giving the source VM back as it was"
         turn_off = self._state.cbt_enabled_by_us and not self._options.keep_change_tracking
         placement = self._state.placement if turn_off else Placement()

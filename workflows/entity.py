@@ -55,6 +55,8 @@ class Entity(RecoveryCommands):
         self._unanswered: set[str] = set()
         self._beside: list[asyncio.Task[None]] = []
         """What runs beside the procedure: tests, the watch over the RPO, other workflows' requests."""
+        self._reverse_watch: tuple[str, asyncio.Task[None]] | None = None
+        """What this run has started to replicate back to the site: its workflow id, and its end."""
         self._cut: list[asyncio.Task[None]] = []
         """Cycles that an unplanned failover has cut, and that have not let go yet."""
         self._continue_after_migration = False

@@ -52,6 +52,7 @@ class EntityCycles(Entity):
         s = self._state
         if s.replication_state is _R.RESUME_QUEUED:
             s.replication_state = _R.RESUME_IN_PROGRESS
+            await self._record()  # before the snapshot: whoever adopts it goes on with a cycle, which removes that
         try:
             record, failure = await self._cycle(CycleKind.DELTA, unless=self._goes_before_a_delta)
         except PreemptedError:

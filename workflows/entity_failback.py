@@ -3,7 +3,9 @@
 `ReprotectVm` runs for weeks beside the entity, and tells it how far it is; a failback takes over from it.
 """
 
+import asyncio
 import dataclasses
+from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -16,6 +18,7 @@ from deltaferry.planning.dr_states import DrOperation, DrState, ReverseState
 from workflows import names
 from workflows.dr_state import ReverseCopy
 from workflows.entity_failover import EntityFailover
+from workflows.entity_jobs import outcome_of_child
 from workflows.failback import commit_failback
 from workflows.job_messages import JobReport
 from workflows.operator_input import RepairOptions
@@ -25,6 +28,9 @@ from workflows.reverse_messages import FailbackInput, FinishReverse, ReprotectIn
 from workflows.steps import failure_of, health_error
 
 _R, _M, _S = ReplicationState, MigrationState, DrState
+
+_LOOK = timedelta(hours=1)
+"""How often replication back to the site, started by a run before this one, is asked whether it still runs."""
 
 _REVERSE_RUNS = frozenset({_S.COMMITTED, _S.FAILBACK_READY})
 
@@ -36,7 +42,9 @@ class EntityFailback(EntityFailover):
         s = self._state
         match operation:
             case DrOperation.REPROTECT:
-                self._change_reverse(ReverseCopy(argument))
+                before = self._has_reverse()
+                self._retry = self._retry or self._commit_has_failed()  # it waits behind the commit, which is tried again
+                self._change_reverse(ReverseCopy(argument, start_target=before is not None and before.start_target))
                 s.replication_state = ReverseState.REPROTECT_IN_PROGRESS
                 s.health = ()
             case DrOperation.FAILBACK:
@@ -105,16 +113,17 @@ class EntityFailback(EntityFailover):
             given_up_bytes=failover.given_up_bytes,
             confirm_losses=reverse.options.confirm_losses,
             power_off_source=reverse.options.power_off_source,
-            base=reverse.base if reverse.start_target else None,
+            base=reverse.base,
             start_target=reverse.start_target,
             policy=self._failback_policy(),
         )
-        self._change_reverse(dataclasses.replace(reverse, to_start=False, job_id=job_id, policy=start.policy))
+        self._change_reverse(dataclasses.replace(reverse, to_start=False, job_id=job_id, policy=start.policy, undone=False))
         s.job_id = job_id
+        s.replication_state = ReverseState.REPROTECT_IN_PROGRESS
         self._say("reprotecting")
         await self._record()
         try:
-            await workflow.start_child_workflow(
+            child = await workflow.start_child_workflow(
                 names.REPROTECT_VM,
                 start,
                 id=job_id,
@@ -123,6 +132,7 @@ class EntityFailback(EntityFailover):
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
                 static_summary=f"replication of {self._replication.vm_name} back to its site",
             )
+            self._reverse_watch = job_id, asyncio.create_task(outcome_of_child(child))
         except WorkflowAlreadyStartedError:
             await is_running(job_id)
 
@@ -160,6 +170,7 @@ class EntityFailback(EntityFailover):
                     last=progress.last,
                     next_due=progress.next_due,
                     information=progress.information,
+                    start_target=False,
                 )
             )
             ready = progress.base is not None
@@ -173,10 +184,37 @@ class EntityFailback(EntityFailover):
         s = self._state
         ended = FailureView(ErrorKind.INTERRUPTED, "Replication back to the site was ended from outside.")
         s.health = (report.error or health_error(ended, workflow.now(), retried=False),)
-        self._change_reverse(dataclasses.replace(reverse, job_id="", base=None))
+        undone = report.reverse is not None and report.reverse.undone
+        self._change_reverse(dataclasses.replace(reverse, job_id="", base=None, undone=undone))
         s.migration_state, s.replication_state = _S.COMMITTED, _R.NONE
         self._percent = None
         self._say("the VM runs in Azure; reprotect was not done or has ended: send it again, or complete")
+
+    async def _watch_way_back(self) -> None:
+        """Note that a job which replicates back has ended without a report, for as long as the run lasts."""
+        while True:
+            await workflow.wait_condition(lambda: self._silent_reverse() != "")
+            job_id = self._silent_reverse()
+            try:
+                await workflow.wait_condition(
+                    lambda job_id=job_id: self._silent_reverse() != job_id or self._saw_its_end(job_id),  # type: ignore[misc]
+                    timeout=_LOOK,
+                    timeout_summary="look whether replication back to the site still runs",
+                )
+                gone = self._saw_its_end(job_id)
+            except TimeoutError:
+                gone = not await is_running(job_id)
+            if gone and self._silent_reverse() == job_id:
+                self._reports[job_id] = JobReport(job_id)
+
+    def _saw_its_end(self, job_id: str) -> bool:
+        """Return whether this run has started a job, and it has ended."""
+        return self._reverse_watch is not None and self._reverse_watch[0] == job_id and self._reverse_watch[1].done()
+
+    def _silent_reverse(self) -> str:
+        """Return the workflow id of a job that replicates back and has not reported; empty where there is none."""
+        reverse = self._has_reverse()
+        return reverse.job_id if reverse is not None and reverse.job_id not in self._reports else ""
 
     async def _look_after_way_back(self) -> None:
         """At the begin of a run: whoever replicates back reports again what this run does not know, or is gone."""
@@ -196,8 +234,7 @@ class EntityFailback(EntityFailover):
             await workflow.get_external_workflow_handle(job_id).signal(names.FINISH_REVERSE, FinishReverse(keep))
         except FailureError:
             return self._reports.pop(job_id, JobReport(job_id))
-        await workflow.wait_condition(lambda: job_id in self._reports)
-        return self._reports.pop(job_id)
+        return await self._serve_job(job_id, None, cut_by_stop=False)
 
     # --- failback ---
 
@@ -270,6 +307,7 @@ class EntityFailback(EntityFailover):
         failover = s.failover
         assert failover is not None
         self._say("committing the failback: deleting the VM in Azure")
+        await self._record()
         try:
             await commit_failback(self._replication, failover.target, failover.made)
         except FailureError as error:
@@ -292,4 +330,6 @@ class EntityFailback(EntityFailover):
         if reverse is None or not reverse.job_id:
             return
         self._say("ending replication back to the site")
-        await self._end_reprotect(keep=False)
+        report = await self._end_reprotect(keep=False)
+        undone = report is not None and report.reverse is not None and report.reverse.undone
+        self._change_reverse(dataclasses.replace(self._reverse(), job_id="", base=None, undone=undone))

@@ -22,7 +22,7 @@ from workflows.dr_messages import PrunePointsInput
 from workflows.dr_state import FailoverState, MadeInAzure
 from workflows.entity import merged
 from workflows.entity_rpo import EntityRpo
-from workflows.from_point import delete_made, unpin
+from workflows.from_point import delete_all_made, unpin
 from workflows.job_messages import FromPointInput, JobReport, MadeVm, MigrateInput, point_job
 from workflows.operator_input import ChangePointOptions, FailoverOptions, MigrateOptions
 from workflows.policies import SETTLE
@@ -112,6 +112,10 @@ class EntityFailover(EntityRpo):
         choice = parse_choice(failover.options.point)
         assert isinstance(choice, PointChoice)  # judged when it was asked for
         taken_up = failover.job_id != "" and await is_running(failover.job_id)
+        if failover.job_id and not taken_up:  # what it has made may run in Azure since: an operator decides what becomes of it
+            self._note_failover(failover, self._reports.pop(failover.job_id, JobReport(failover.job_id)))
+            await self._record()
+            return
         if not taken_up:
             s.jobs_minted += 1
             job_id = names.failover_id(workflow.info().workflow_id, s.jobs_minted)
@@ -192,6 +196,15 @@ class EntityFailover(EntityRpo):
             return
         options = s.migrate_options or MigrateOptions()
         taken_up = failover.job_id != "" and await is_running(failover.job_id)
+        if failover.job_id and not taken_up:
+            self._note_planned(failover, self._reports.pop(failover.job_id, JobReport(failover.job_id)))
+            await self._record()
+            return
+        if failover.made and not taken_up:
+            cleared = await self._without_what_was_made(failover)
+            if cleared is None:
+                return
+            failover = cleared
         if not taken_up:
             s.jobs_minted += 1
             job_id = names.migration_id(workflow.info().workflow_id, s.jobs_minted)
@@ -210,6 +223,23 @@ class EntityFailover(EntityRpo):
         report = await self._run_job(names.MIGRATE_VM, start, failover.job_id, "planned failover", cut_by_stop=False)
         self._note_planned(failover, report)
         await self._record()
+
+    async def _without_what_was_made(self, failover: FailoverState) -> FailoverState | None:
+        """Delete what failed tries have left, whose disks would be in the way; None where that failed."""
+        s = self._state
+        self._say("failing over as planned: deleting what was made before")
+        try:
+            for made in failover.made:
+                await delete_all_made(self._replication, made)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            s.migration_state, s.replication_state = _S.FAILOVER_FAILED, _R.NONE
+            s.health = (health_error(failure_of(error), workflow.now(), retried=False),)
+            self._say("what a failed failover left could not be deleted; send it again, or cancel_failover")
+            return None
+        s.failover = dataclasses.replace(failover, made=())
+        return s.failover
 
     def _note_planned(self, failover: FailoverState, report: JobReport) -> None:
         """Take over how a planned failover ended; its point is that of the final delta."""
@@ -233,6 +263,7 @@ class EntityFailover(EntityRpo):
         failover = s.failover
         assert failover is not None
         self._say("committing: deleting the other recovery points")
+        await self._record()
         keep = failover.point.cycle_key if failover.point is not None else ""
         try:
             await self._unpin_all(failover)
@@ -262,9 +293,10 @@ class EntityFailover(EntityRpo):
         """Delete what the failover made, start the source again if we stopped it, and go on with delta cycles."""
         s = self._state
         self._say("cancelling the failover: deleting what it made in Azure")
+        await self._record()  # before anything is deleted: whoever adopts it goes on with that
         try:
             for made in failover.made:
-                await delete_made(self._replication, made)
+                await delete_all_made(self._replication, made)
             await self._unpin_all(failover)
         except FailureError as error:
             if is_cancelled_exception(error):

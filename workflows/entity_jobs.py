@@ -108,7 +108,7 @@ class EntityJobs(EntityCycles):
                 cancellation_type=workflow.ChildWorkflowCancellationType.ABANDON,
                 static_summary=f"{summary} of {self._replication.vm_name}",
             )
-            watch = asyncio.create_task(_outcome(child))
+            watch = asyncio.create_task(outcome_of_child(child))
         except WorkflowAlreadyStartedError:
             workflow.logger.info("the job runs already, started by a run of ours that was reset or terminated: %s", job_id)
             self._wanted.clear()  # a job asks again for what it still waits for
@@ -169,7 +169,7 @@ class EntityJobs(EntityCycles):
         """Power the source on again."""
 
 
-async def _outcome(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:
+async def outcome_of_child(child: "workflow.ChildWorkflowHandle[Any, Any]") -> None:
     """Wait for a child's end, however it ends: its report came by signal, or will not come."""
     try:
         await child

@@ -15,7 +15,7 @@ from workflows import names
 from workflows.dr_state import MadeInAzure, TestRun
 from workflows.entity import merged
 from workflows.entity_migration import EntityMigration
-from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, point_job
+from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, test_job
 from workflows.operator_input import CleanUpOptions, TestOptions
 from workflows.replication_state import FailureView
 from workflows.reporting import is_running
@@ -114,7 +114,7 @@ class EntityTests(EntityMigration):
         if test.state is _S.CLEAN_UP_IN_PROGRESS:
             keys = tuple(disk.disk_key for disk in test.point.disks) if test.point is not None else ()
             test_id = names.test_id(entity_id, test.number)
-            made = MadeInAzure(point_job(test.number), test.target, keys)
+            made = MadeInAzure(test_job(test.number), test.target, keys)
             clean = CleanUpInput(entity_id, self._replication, made, test_id)
             return names.CLEAN_UP_TEST, clean, f"clean-up of test {test.number}"
         choice = parse_choice(test.options.point)

@@ -15,7 +15,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind
     from deltaferry.model.states import HealthError
     from workflows import names
-    from workflows.from_point import FromPoint, delete_made
+    from workflows.from_point import FromPoint, delete_all_made
     from workflows.job_messages import FromPointInput, JobReport
     from workflows.policies import TRY
     from workflows.presenting import GUEST_NOT_PREPARED
@@ -44,7 +44,7 @@ class FailoverVm(FromPoint):
             if start.shut_down_source:
                 await in_phase(self._phases, "shut down source", self._shut_down_source())
             for made in start.replaces:
-                await in_phase(self._phases, "delete what was made before", delete_made(self._replication, made))
+                await in_phase(self._phases, "delete what was made before", delete_all_made(self._replication, made))
             vm = await self._make()
         except (FailureError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error):

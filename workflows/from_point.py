@@ -16,7 +16,7 @@ from deltaferry.planning.phrases import size_text
 from workflows import names
 from workflows.dr_messages import CopyPointInput, DeleteCopiesInput, ImportCopiesInput, PinPointInput, UnpinPointInput
 from workflows.dr_state import MadeInAzure
-from workflows.job_messages import FromPointInput, JobReport, MadeVm, point_job
+from workflows.job_messages import FromPointInput, JobReport, MadeVm, point_job, test_job
 from workflows.policies import AZURE, PREPARE
 from workflows.replication_state import Replication
 from workflows.reporting import ReportingJob, in_phase
@@ -33,7 +33,7 @@ class FromPoint(ReportingJob):
         self._start = start
         self._replication = start.replication
         self._holder = workflow.info().workflow_id
-        self._job = point_job(start.number)
+        self._job = test_job(start.number) if start.isolated_from is not None else point_job(start.number)
         self._point: RecoveryPointRecord | None = None
         self._phases: list[tuple[str, float]] = []
         self._information: list[str] = []
@@ -150,6 +150,12 @@ async def delete_made(replication: Replication, made: MadeInAzure) -> None:
         limits=AZURE,
         summary="delete VM, NIC and disks",
     )
+
+
+async def delete_all_made(replication: Replication, made: MadeInAzure) -> None:
+    """Delete what a job has made, and the copies of a point that one which was ended from outside has left."""
+    await delete_made(replication, made)
+    await delete_copies(replication, made.job)
 
 
 async def delete_copies(replication: Replication, job: str) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from deltaferry.model.naming import TEST_JOB_PREFIX
 from deltaferry.model.recovery_points import RecoveryPointRecord
 from deltaferry.model.replication import CycleKind, DiskBase, PlanRef, RecoveryPoint
 from deltaferry.model.states import HealthError, JobOutcome
@@ -219,3 +220,8 @@ class MadeVm:
 def point_job(number: int) -> str:
     """Return the tag of what a job with a recovery point makes."""
     return f"point-{number}"
+
+
+def test_job(number: int) -> str:
+    """Return the tag of what a test makes: an audit tells a test's VM, which must not stay, from one that was failed over."""
+    return f"{TEST_JOB_PREFIX}{number}"

@@ -61,7 +61,8 @@ class ReplicateVm(EntityRequests):
         if self._state.migration_state is _M.MIGRATION_IN_PROGRESS and not await self._take_up(self._state.job_id or ""):
             self._note_migration(JobReport(self._state.job_id or ""))
             await self._settle()
-        beside = (self._run_tests(), self._watch_rpo(), self._tell_rpo(), self._serve_requests())
+        watches = (self._watch_rpo(), self._tell_rpo(), self._watch_way_back())
+        beside = (self._run_tests(), self._serve_requests(), *watches)
         self._beside = [asyncio.create_task(work) for work in beside]
         await self._look_after_way_back()
         while self._ending is None:

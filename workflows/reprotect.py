@@ -69,6 +69,7 @@ class ReprotectVm(ReverseJob):
         self._now = False
         self._passes_of_run = 0
         self._error: HealthError | None = None
+        self._undone = False
         self._reason = "by the failback policy"
         host = carried.host if carried else ""
         self._take_lane(start.entity_id, start.profile, len(start.replication.disks), host)
@@ -276,13 +277,14 @@ class ReprotectVm(ReverseJob):
             if self._passing is not None:
                 await discard_pass(self._replication, self._passing)
             await undo_reverse(self._replication, self._start.target)
+            self._undone = True
         except FailureError as error:
             left = f"Not everything of reprotect could be undone: {failure_of(error).detail}"
             self._information = (*self._information, left)
 
     def _report(self, losses: Losses | None = None, error: HealthError | None = None) -> JobReport:
         workflow.set_current_details("**ended**" if error is None else f"**failed**: {error.message}")
-        reverse = ReverseReport(self._numbered_base(), self._last, losses, self._information, self._nics)
+        reverse = ReverseReport(self._numbered_base(), self._last, losses, self._information, self._nics, self._undone)
         return JobReport(workflow.info().workflow_id, reverse=reverse, error=error)
 
     def _numbered_base(self) -> ReverseBase | None:

@@ -108,6 +108,8 @@ class ReverseReport:
     information: tuple[str, ...] = ()
     nics_at_power_on: tuple[int, ...] = ()
     """Of the VM at the site."""
+    undone: bool = False
+    """Its snapshots in Azure are deleted, and the mark is taken off the VM at the site."""
 
 
 @dataclass(frozen=True, slots=True)

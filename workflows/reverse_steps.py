@@ -62,7 +62,7 @@ async def forget_site(replication: Replication) -> None:
 async def undo_reverse(replication: Replication, target: TargetProperties) -> None:
     """Undo all of reprotect: its snapshots in Azure, and the mark on the VM at the site, last.
 
-    The entity calls it where a replication is completed, or ended, behind a failback that failed; `ReprotectVm` does so itself.
+    `ReprotectVm` does so itself; where it could not, or was ended from outside, the end of the replication does.
     """
     await drop_snapshots(replication, target)
     await forget_site(replication)

@@ -172,6 +172,8 @@ class CheckSourceInput:
     profile: SiteProfile
     vm: str
     target: TargetProperties
+    failback_wanted: bool = False
+    """A policy comes with the request, and its failback policy with that: check what failback needs of the site, too."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,4 @@
-"""What of ours lies in a resource group, by its tags: disks, disk snapshots and network interfaces.
-
-Virtual machines are not listed: one that a migration made is the customer's, whatever became of its replication.
-"""
+"""What of ours lies in a resource group, by its tags: disks, disk snapshots, network interfaces and virtual machines."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
@@ -12,7 +9,7 @@ from azure.core.exceptions import ResourceNotFoundError
 from deltaferry.azure.arm import ArmClients, carries
 from deltaferry.azure.errors import arm_errors
 from deltaferry.model.audit import Owner, ResourceKind, SeenResource
-from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG
+from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG
 from deltaferry.ports.access import Beat
 
 _OPEN = frozenset({"activesas", "activesasfrozen", "activeupload"})
@@ -28,6 +25,8 @@ def list_owned(arm: ArmClients, resource_group: str, installation: str, beat: Be
             found = [_stored(ResourceKind.DISK, disk, owner) for disk, owner in disks]
             snapshots = _ours(compute.snapshots.list_by_resource_group(resource_group), installation, beat)
             found += [_stored(ResourceKind.DISK_SNAPSHOT, snapshot, owner) for snapshot, owner in snapshots]
+            vms = _ours(compute.virtual_machines.list(resource_group), installation, beat)
+            found += [_machine(vm, owner) for vm, owner in vms]
         except ResourceNotFoundError:
             return ()
     with arm_errors(f"listing the network interfaces of resource group {resource_group}"):
@@ -60,9 +59,15 @@ def _stored(kind: ResourceKind, resource: Any, owner: Owner) -> SeenResource:
         created_at=created,
         in_use=bool(getattr(resource, "managed_by", None)),
         open_access=state.lower() in _OPEN,
+        job=_tag(resource.tags, JOB_TAG),
     )
+
+
+def _machine(vm: Any, owner: Owner) -> SeenResource:
+    created: datetime | None = vm.properties.time_created if vm.properties else None
+    return SeenResource(ResourceKind.VIRTUAL_MACHINE, vm.id, owner, created, True, job=_tag(vm.tags, JOB_TAG))
 
 
 def _interface(nic: Any, owner: Owner) -> SeenResource:
     in_use = nic.properties is not None and nic.properties.virtual_machine is not None
-    return SeenResource(ResourceKind.NETWORK_INTERFACE, nic.id, owner, None, in_use)
+    return SeenResource(ResourceKind.NETWORK_INTERFACE, nic.id, owner, None, in_use, job=_tag(nic.tags, JOB_TAG))

@@ -44,6 +44,7 @@ class FindingCode(StrEnum):
     DISK_SNAPSHOT = "DiskSnapshot"
     NETWORK_INTERFACE = "NetworkInterface"
     OPEN_DISK_ACCESS = "OpenDiskAccess"
+    TEST_VM = "TestVm"
 
 
 class Verdict(StrEnum):
@@ -110,6 +111,7 @@ class ResourceKind(StrEnum):
     DISK = "disk"
     DISK_SNAPSHOT = "disk snapshot"
     NETWORK_INTERFACE = "network interface"
+    VIRTUAL_MACHINE = "virtual machine"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,8 @@ class SeenResource:
     """A VM has it."""
     open_access: bool = False
     """A signature to read or write it was granted and has not been revoked."""
+    job: str = ""
+    """What made it, by its tag: a test, a failover or a migration; empty for what belongs to none of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,12 @@ INSTALLATION_TAG = "deltaferry-installation"
 REPLICATION_TAG = "deltaferry-replication"
 """The tags of everything that Deltaferry makes through Azure Resource Manager."""
 
+JOB_TAG = "deltaferry-migration"
+"""The tag that says which test, failover or migration has made a disk, a network interface or a VM."""
+
+TEST_JOB_PREFIX = "test-"
+"""How that tag's value begins for what a test has made."""
+
 
 def seed_name(disk_key: int) -> str:
     """Return the name of a disk's seed page blob in its container."""

@@ -26,7 +26,7 @@ from deltaferry.model.audit import (
     SeenVm,
     Verdict,
 )
-from deltaferry.model.naming import SITES_CONTAINER, store_of_container
+from deltaferry.model.naming import SITES_CONTAINER, TEST_JOB_PREFIX, store_of_container
 from deltaferry.model.replication import Store
 
 DEFAULT_GRACE = timedelta(hours=1)
@@ -259,7 +259,10 @@ _OF_KIND = {
 
 
 def _resource(resource: SeenResource, existing: Existing, now: datetime, grace: timedelta) -> Iterator[Finding]:
-    """Only reported: what a migration made may be all that there is of a VM."""
+    """Report it: what a migration made may be all that there is of a VM. The snapshots of passes are deleted: no VM is lost with them."""
+    if resource.kind is ResourceKind.VIRTUAL_MACHINE:
+        yield from _test_vm(resource, existing, now, grace)
+        return
     whose = fate(resource.owner, existing)
     if _young(resource.created_at, now, grace) or whose in (Fate.FOREIGN, Fate.ELSEWHERE, Fate.ENDED):
         return
@@ -274,9 +277,23 @@ def _resource(resource: SeenResource, existing: Existing, now: datetime, grace: 
         yield _finding(
             _C.OPEN_DISK_ACCESS, _V.REPORT, what, "Revoke it (`az disk revoke-access`, `az snapshot revoke-access`).", *place
         )
-    if not resource.in_use:
+    if resource.kind is ResourceKind.DISK_SNAPSHOT and whose in (Fate.GONE, Fate.UNSURE) and resource.created_at is not None:
+        what = f"The disk snapshot {name} is of replication {rid} back to its site, of which there is no commit record."
+        yield _finding(_C.DISK_SNAPSHOT, _V.REPAIR, what, "It is deleted; the disk that it is of stays.", *place)
+    elif not resource.in_use:
         what = f"No VM has the {resource.kind.value} {name}, which replication {rid} made and no migration needs now."
         yield _finding(_OF_KIND[resource.kind], _V.REPORT, what, "Delete it in Azure if nobody needs what is on it.", *place)
+
+
+def _test_vm(vm: SeenResource, existing: Existing, now: datetime, grace: timedelta) -> Iterator[Finding]:
+    """Report a test's VM of a replication that is gone. Any other VM is the customer's, whatever became of its replication."""
+    is_gone = fate(vm.owner, existing) in (Fate.GONE, Fate.UNSURE)
+    if not vm.job.startswith(TEST_JOB_PREFIX) or not is_gone or _young(vm.created_at, now, grace):
+        return
+    name, rid = vm.resource_id.rpartition("/")[2], vm.owner.replication_id
+    what = f"The VM {name} is a test of replication {rid}, of which there is no commit record; it costs money."
+    remedy = "Delete it in Azure with its disks and its network interface, if nobody uses it."
+    yield _finding(_C.TEST_VM, _V.REPORT, what, remedy, f"{vm.kind.value} {name}", vm.resource_id, rid)
 
 
 def _has_jobs(rid: str, running: Iterable[RunningReplication]) -> bool:

@@ -9,6 +9,7 @@ class FindingCode(StrEnum):
 
     ALREADY_PROTECTED = "AlreadyProtected"
     VSPHERE_PRIVILEGES = "VspherePrivileges"
+    FAILBACK_PRIVILEGES = "FailbackPrivileges"
     POWERED_OFF = "PoweredOff"
     SUSPENDED = "Suspended"
     HARDWARE_VERSION = "HardwareVersion"

@@ -49,6 +49,8 @@ class CheckFacts:
     """How many data disks the target size takes; None if that is not known."""
     missing_privileges: tuple[str, ...] = ()
     """Ids of the vSphere privileges that the site's user lacks on the VM."""
+    missing_for_failback: tuple[str, ...] = ()
+    """Ids of those that failback needs besides; empty where nobody wants one."""
     datastores: tuple[DatastoreSpace, ...] = ()
     expected_growth_bytes: tuple[tuple[str, int], ...] = ()
     """(datastore, bytes that the VM's snapshots will grow by on it)."""
@@ -86,6 +88,17 @@ def _privileges(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
             f"The site's vSphere user lacks {count_text(len(facts.missing_privileges), 'privilege')} on {vm.name}: "
             f"{', '.join(facts.missing_privileges)}.",
             "Grant them to the user's role on the VM, or on a folder above it.",
+        )
+
+
+def _failback_privileges(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
+    if facts.missing_for_failback:
+        yield Finding(
+            FindingCode.FAILBACK_PRIVILEGES,
+            Severity.WARNING,
+            f"The site's vSphere user could not write to the disks of {vm.name}, which failback does: it lacks "
+            f"{', '.join(facts.missing_for_failback)}.",
+            "Grant it on the VM, or on a folder above it, before a failover is to come home; replication needs none of it.",
         )
 
 
@@ -279,5 +292,5 @@ def _datastores(vm: SourceVm, facts: CheckFacts) -> Iterator[Finding]:
 
 
 _RULES: tuple[Callable[[SourceVm, CheckFacts], Iterator[Finding]], ...] = (
-    _claim, _privileges, _power, _change_tracking, _disks, _boot, _guest, _target, _datastores,
+    _claim, _privileges, _failback_privileges, _power, _change_tracking, _disks, _boot, _guest, _target, _datastores,
 )  # fmt: skip

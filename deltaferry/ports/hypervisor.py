@@ -30,6 +30,9 @@ class Hypervisor(Protocol):
     def missing_privileges(self, instance_uuid: str) -> tuple[str, ...]:
         """Return the ids of the privileges that the site's user needs on the VM and does not have."""
 
+    def missing_for_failback(self, instance_uuid: str) -> tuple[str, ...]:
+        """Return the ids of the privileges that failback needs besides, and that the site's user does not have on the VM."""
+
     def write_claim(self, instance_uuid: str, claim: Claim | None, *, expected: Claim | None) -> None:
         """Set or remove the VM's claim if it is `expected` (or already `claim`); else raise ALREADY_PROTECTED, naming the holder."""
 

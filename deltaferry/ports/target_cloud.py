@@ -88,7 +88,7 @@ class TargetCloud(Protocol):
         """Create NIC and VM and wait until the VM runs."""
 
     def list_owned(self, resource_group: str, installation: str, beat: Beat) -> tuple[SeenResource, ...]:
-        """Return the disks, disk snapshots and network interfaces of a resource group that carry an installation's tags.
+        """Return the disks, disk snapshots, network interfaces and VMs of a resource group that carry an installation's tags.
 
         None of a resource group that does not exist.
         """

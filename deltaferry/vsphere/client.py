@@ -183,3 +183,8 @@ class VSphere:
         """Return the ids of the privileges that the user needs on a VM and does not have."""
         with vsphere_errors(f"checking the privileges on VM {instance_uuid}"):
             return privileges.missing_privileges(self._session, instance_uuid)
+
+    def missing_for_failback(self, instance_uuid: str) -> tuple[str, ...]:
+        """Return the ids of the privileges that the user needs on a VM to write to its disks, and does not have."""
+        with vsphere_errors(f"checking the privileges for failback on VM {instance_uuid}"):
+            return privileges.missing_for_failback(self._session, instance_uuid)

@@ -26,6 +26,10 @@ _BY_EFFECT = (
 """What no method declares: ReconfigVM is checked by what it changes, and VDDK takes a lease on the disks that it reads."""
 
 
+_FOR_FAILBACK = ("VirtualMachine.Provisioning.DiskRandomAccess",)
+"""What writing to a disk through VDDK needs besides the lease on it (vSphere's own list of virtual machine privileges)."""
+
+
 def required_privileges() -> tuple[str, ...]:
     """Return the ids of all privileges that replication and migration need on a VM."""
     declared = {str(method.info.privId) for method in _METHODS if method.info.privId}
@@ -34,7 +38,15 @@ def required_privileges() -> tuple[str, ...]:
 
 def missing_privileges(session: Session, instance_uuid: str) -> tuple[str, ...]:
     """Return the ids of the privileges that the session's user lacks on a VM."""
-    wanted = required_privileges()
+    return _lacking(session, instance_uuid, required_privileges())
+
+
+def missing_for_failback(session: Session, instance_uuid: str) -> tuple[str, ...]:
+    """Return the ids of the privileges that failback needs besides, and that the session's user lacks on a VM."""
+    return _lacking(session, instance_uuid, _FOR_FAILBACK)
+
+
+def _lacking(session: Session, instance_uuid: str, wanted: tuple[str, ...]) -> tuple[str, ...]:
     vm = locate(session, instance_uuid)
     answers = session.content().authorizationManager.HasPrivilegeOnEntities([vm], session.key, list(wanted))
     granted = {item.privId for answer in answers or () for item in answer.privAvailability or () if item.isGranted}

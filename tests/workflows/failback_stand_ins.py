@@ -136,6 +136,7 @@ class Steps(ReverseStandIns):
             losses=self.losses,
             not_replicated=self.not_replicated,
             pass_segments=self.segments,
+            powered_on=False,
         )
 
     @activity.defn

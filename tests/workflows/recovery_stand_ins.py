@@ -6,7 +6,7 @@ from temporalio.exceptions import ApplicationError
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.recovery_points import PointCopy
 from deltaferry.planning.retention import choose
-from tests.workflows.world import OnWorlds, listed
+from tests.workflows.world import OnWorlds, listed, require_free
 from workflows.dr_messages import (
     CopiedPoint,
     CopyPointInput,
@@ -49,14 +49,19 @@ class RecoveryStandIns(OnWorlds):
     @activity.defn
     async def copy_point(self, request: CopyPointInput) -> CopiedPoint:
         world = await self._on("copy_point", request.replication, request)
-        point = next(point for point in world.points if point.cycle_key == request.cycle_key)
+        point = next((point for point in world.points if point.cycle_key == request.cycle_key), None)
+        if point is None:
+            raise ApplicationError("the point is gone", type=ErrorKind.OPERATION_REFUSED.value, non_retryable=True)
         copies = tuple(PointCopy(disk.disk_key, f"{request.job}/{disk.disk_key}", disk.capacity_bytes) for disk in point.disks)
         world.copies[request.job] = copies
+        pinned = world.pins.get(request.holder) == request.cycle_key
+        world.ledger.copied(request.job, point, pinned=pinned)
         return CopiedPoint(point, copies)
 
     @activity.defn
     async def delete_copies(self, request: DeleteCopiesInput) -> DeletedCopies:
         world = await self._on("delete_copies", request.replication, request)
+        world.ledger.copies.pop(request.job, None)
         return DeletedCopies(len(world.copies.pop(request.job, ())))
 
     @activity.defn
@@ -64,10 +69,14 @@ class RecoveryStandIns(OnWorlds):
         world = await self._on("prune_points", request.replication, request)
         before = len(world.points)
         world.points = [point for point in world.points if point.cycle_key in (request.keep_only, *world.pins.values())]
+        world.ledger.pruned(world.points)
         return PrunedResult(before - len(world.points), 0, listed(world.points))
 
     @activity.defn
     async def import_copies(self, request: ImportCopiesInput) -> ImportedDisks:
         world = await self._on("import_copies", request.replication, request)
-        world.vms[request.job] = request.target.vm_name or request.replication.vm_name
+        name = request.target.vm_name or request.replication.vm_name
+        require_free(world, request.job, name)
+        world.vms[request.job] = name
+        world.ledger.imported(request.job, name, world.ledger.copies.get(request.job, -1))
         return ImportedDisks(tuple((copy.disk_key, f"/disks/{copy.disk_key}") for copy in request.copies))

@@ -4,8 +4,9 @@ from datetime import UTC, datetime
 
 from temporalio import activity
 
+from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import ReplicatedDisk
-from tests.workflows.world import NICS, PLACEMENT, OnWorlds, plan_of, stored
+from tests.workflows.world import NICS, PLACEMENT, OnWorlds, plan_of, scripted_error, stored
 from workflows.failback_messages import (
     ComparedSite,
     CompareSiteInput,
@@ -36,7 +37,10 @@ class ReverseStandIns(OnWorlds):
 
     @activity.defn
     async def prepare_failback(self, request: PrepareFailbackInput) -> PreparedFailback:
-        await self._on("prepare_failback", request.replication, request)
+        world = await self._on("prepare_failback", request.replication, request)
+        if world.powered_on and not request.power_off:
+            raise scripted_error(ErrorKind.OPERATION_REFUSED, "The VM is running at the site: shut it down first.", None)
+        world.powered_on, world.ledger.marked = False, True
         return PreparedFailback(False, NICS[:1], PLACEMENT.host)
 
     @activity.defn
@@ -46,7 +50,8 @@ class ReverseStandIns(OnWorlds):
 
     @activity.defn
     async def release_failback(self, request: OnReplication) -> None:
-        await self._on("release_failback", request.replication, request)
+        world = await self._on("release_failback", request.replication, request)
+        world.ledger.marked = False
 
     @activity.defn
     async def survey_failed_over(self, request: OnTarget) -> TargetSurvey:
@@ -56,21 +61,25 @@ class ReverseStandIns(OnWorlds):
 
     @activity.defn
     async def start_target(self, request: OnTarget) -> None:
-        await self._on("start_target", request.replication, request)
+        world = await self._on("start_target", request.replication, request)
+        world.ledger.runs(_name(request), running=True)
 
     @activity.defn
     async def stop_target(self, request: OnTarget) -> None:
-        await self._on("stop_target", request.replication, request)
+        world = await self._on("stop_target", request.replication, request)
+        world.ledger.runs(_name(request), running=False)
 
     @activity.defn
     async def snapshot_target(self, request: SnapshotTargetInput) -> TakenSnapshots:
-        await self._on("snapshot_target", request.replication, request)
+        world = await self._on("snapshot_target", request.replication, request)
         taken = tuple((disk.key, f"snapshot-of-{request.cycle_key}-{disk.key}") for disk in request.replication.disks)
+        world.ledger.snapshot_azure(_name(request), request.cycle_key, [name for _, name in taken])
         return TakenSnapshots(taken, datetime.now(UTC))
 
     @activity.defn
     async def drop_snapshots(self, request: DropSnapshotsInput) -> None:
-        await self._on("drop_snapshots", request.replication, request)
+        ledger = (await self._on("drop_snapshots", request.replication, request)).ledger
+        ledger.disk_snapshots = {name: held for name, held in ledger.disk_snapshots.items() if name in request.keep}
 
     @activity.defn
     async def hash_snapshots(self, request: HashInput) -> HashResult:
@@ -95,6 +104,7 @@ class ReverseStandIns(OnWorlds):
     @activity.defn
     async def plan_changes(self, request: PlanChangesInput) -> PlannedChanges:
         world = await self._on("plan_changes", request.replication, request)
+        world.ledger.planned_back(request.cycle_key, [name for _, name in request.base])
         return PlannedChanges(
             tuple(
                 (disk.key, plan_of("pass", disk.key, "plan", world.pass_segments, world.pass_segments))
@@ -125,7 +135,10 @@ class ReverseStandIns(OnWorlds):
 
     @activity.defn
     async def write_back(self, request: WriteBackInput) -> ApplyResult:
-        await self._on("write_back", request.replication, request)
+        world = await self._on("write_back", request.replication, request)
+        if not world.ledger.can_write_back(request.cycle_key):
+            raise scripted_error(ErrorKind.SOURCE_MOVED_ON, "The disks at the site are not as they were left.", None)
+        world.ledger.wrote_back(request.cycle_key, world.epoch)
         return ApplyResult(
             tuple(
                 AppliedChunk(
@@ -152,7 +165,12 @@ class ReverseStandIns(OnWorlds):
 
     @activity.defn
     async def forget_site(self, request: OnReplication) -> None:
-        await self._on("forget_site", request.replication, request)
+        world = await self._on("forget_site", request.replication, request)
+        world.ledger.forgot_the_site()
+
+
+def _name(request: OnTarget | SnapshotTargetInput) -> str:
+    return request.target.vm_name or request.replication.vm_name
 
 
 def disk_id(disk: ReplicatedDisk) -> str:

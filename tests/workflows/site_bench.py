@@ -327,6 +327,7 @@ def commit_record(bench: Bench, vm: str, *, due: bool) -> ReplicateVmInput:
     )
     if state.point is not None:
         bench.world.points = [state.point]
+        bench.world.ledger.starts_with(state.point)
     return ReplicateVmInput(replication, state)
 
 

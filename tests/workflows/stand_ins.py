@@ -16,7 +16,7 @@ from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, Recovery
 from deltaferry.model.units import GRANULE
 from tests.workflows.recovery_stand_ins import RecoveryStandIns
 from tests.workflows.reverse_stand_ins import ReverseStandIns
-from tests.workflows.world import NICS, PLACEMENT, compared, listed, plan_of, scripted_error, stored
+from tests.workflows.world import NICS, PLACEMENT, compared, listed, plan_of, require_free, scripted_error, stored
 from workflows.audit_messages import AuditResult, AuditStep, Looked
 from workflows.replication_state import ReplicateVmInput
 from workflows.site_messages import (
@@ -251,6 +251,8 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
         )
         if request.kind is CycleKind.RESYNC:
             world.will_mend(request.cycle_key)
+        dirty = [plan.ref.key for _, plan in request.dirty]
+        world.ledger.began(request.cycle_key, epoch, [base.change_id for base in request.bases], dirty)
         place = world.elsewhere or PLACEMENT
         quiesced = world.quiesced if request.quiesce is not None else None
         return BegunCycle(
@@ -263,6 +265,7 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
         snapshot, epoch = world.take_snapshot(request.replication.vm_name)
         capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
         found = {key for key, _ in request.dirty}
+        world.ledger.began_resync(request.cycle_key, epoch, [plan.ref.key for _, plan in request.dirty])
         surveyed = tuple(
             SurveyedDisk(
                 disk_key=base.disk_key,
@@ -345,6 +348,8 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
     @activity.defn
     async def unguard_source(self, request: UnguardInput) -> None:
         world = await self._on("unguard_source", request.replication, request)
+        if request.power_on:
+            world.ledger.powered_on_at_the_site(request.replication.vm_name)
         world.powered_on = world.powered_on or request.power_on
 
     # --- target ---
@@ -357,6 +362,7 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
     async def apply(self, request: ApplyInput) -> ApplyResult:
         world = await self._on("apply", request.replication, request)
         world.write_seed(request.replication, request.fence)
+        world.ledger.applied(request.cycle_key)
         return ApplyResult(
             tuple(
                 AppliedChunk(
@@ -410,6 +416,7 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
         world.write_seed(request.replication, request.seal)
         world.sealed(request.cycle_key)
         snapshots = tuple((disk.key, f"blob-snapshot-{request.seal}") for disk in request.replication.disks)
+        world.ledger.sealed(request.cycle_key, [snapshot for _, snapshot in snapshots])
         return SealedCycle(RecoveryPoint(request.cycle_key, request.taken_at, request.seal, snapshots))
 
     @activity.defn
@@ -430,20 +437,28 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
     async def clean_target(self, request: OnReplication) -> None:
         world = await self._on("clean_target", request.replication, request)
         world.records.pop(request.replication.ref.replication_id, None)
+        if not world.records:
+            world.points, world.pins, world.copies = [], {}, {}
 
     # --- Azure ---
 
     @activity.defn
     async def import_disks(self, request: ImportInput) -> ImportedDisks:
-        await self._on("import_disks", request.replication, request)
+        world = await self._on("import_disks", request.replication, request)
+        name = request.target.vm_name or request.replication.vm_name
+        require_free(world, request.job, name)
+        world.vms[request.job] = name
+        world.ledger.imported(request.job, name)
         return ImportedDisks(tuple((disk.key, f"/disks/{disk.key}") for disk in request.replication.disks))
 
     @activity.defn
     async def create_target_vm(self, request: CreateVmInput) -> CreatedVm:
-        await self._on("create_target_vm", request.replication, request)
+        world = await self._on("create_target_vm", request.replication, request)
+        world.ledger.created(request.job)
         return CreatedVm(f"/virtualMachines/{request.target.vm_name or request.replication.vm_name}")
 
     @activity.defn
     async def delete_target(self, request: DeleteTargetInput) -> None:
         world = await self._on("delete_target", request.replication, request)
         world.vms.pop(request.job, None)
+        world.ledger.cloud.pop(request.job, None)

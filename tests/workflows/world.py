@@ -19,6 +19,7 @@ from deltaferry.model.quiescing import QuiesceAnswer, QuiesceOutcome
 from deltaferry.model.recovery_points import PointCopy, PointKind, RecoveryPointRecord
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE
+from tests.workflows.ledger import Ledger
 from workflows.failback_messages import LostDisk
 from workflows.point_views import NEWEST, PointList, PointView
 from workflows.replication_state import ReplicateVmInput, Replication
@@ -63,6 +64,11 @@ class Hold:
     """So many calls pass before."""
     _reached: asyncio.Event = field(default_factory=asyncio.Event)
     _released: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def was_reached(self) -> bool:
+        """Whether a call was held."""
+        return self._reached.is_set()
 
     async def reached(self) -> None:
         """Wait until a call is held."""
@@ -134,6 +140,8 @@ class World:
     """Job to its copies of a point's disks."""
     vms: dict[str, str] = field(default_factory=dict)
     """Job to the name of the VM that it has made from a recovery point."""
+    ledger: Ledger = field(default_factory=Ledger)
+    """What the disks of all these hold."""
     losses: tuple[LostDisk, ...] = ()
     """What the source wrote that a failover gave up."""
     not_replicated: tuple[str, ...] = ()
@@ -197,12 +205,21 @@ class World:
         self._holds.append(hold)
         return hold
 
+    def forgive(self) -> None:
+        """Take back the scripted failures that no call has met."""
+        self._failures.clear()
+
     def let_go(self) -> None:
         """Release every hold: nothing of a test that is over stays inside an activity."""
         for hold in self._holds:
             hold.release()
 
     # --- reading ---
+
+    @property
+    def epoch(self) -> int:
+        """The number of the last snapshot that was taken."""
+        return self._epoch
 
     def count(self, step: str) -> int:
         """Return how often an activity was called."""
@@ -273,6 +290,13 @@ class World:
 def scripted_error(kind: ErrorKind, message: str, number: int | None, datastores: tuple[str, ...] = ()) -> ApplicationError:
     details = (number, list(datastores)) if datastores else (number,)
     return ApplicationError(message, *details, type=kind.value, non_retryable=True, category=ApplicationErrorCategory.BENIGN)
+
+
+def require_free(world: World, job: str, name: str) -> None:
+    """Refuse disks of a name that another job's have: they are not taken over, and not replaced."""
+    other = world.ledger.in_the_way(job, name)
+    if other:
+        raise scripted_error(ErrorKind.AZURE_CONFLICT, f"The disks of {name} exist, and {other} has made them.", None)
 
 
 def new_profile(

@@ -1,6 +1,6 @@
 """An audit's steps on a real vCenter process and a real Azurite; who runs is what each test says."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,17 @@ from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.keys import LocalKeyFile
 from deltaferry.azure.object_store import BlobObjectStore
 from deltaferry.azure.seeds import PageBlobSeeds
-from deltaferry.model.audit import Finding, FindingCode, Outcome, RunningReplication, SeenLease, SeenResource, Verdict
+from deltaferry.model.audit import (
+    Finding,
+    FindingCode,
+    Outcome,
+    Owner,
+    ResourceKind,
+    RunningReplication,
+    SeenLease,
+    SeenResource,
+    Verdict,
+)
 from deltaferry.model.naming import (
     COMMIT_RECORD,
     SITES_CONTAINER,
@@ -33,9 +43,9 @@ from deltaferry.model.replication import ReplicationRef, Store
 from deltaferry.model.vm import Claim
 from deltaferry.ports.access import Beat
 from deltaferry.ports.data_plane import DataPlane
+from deltaferry.ports.failback import TwoWayCloud
 from deltaferry.ports.hypervisor import DiskExports
 from deltaferry.ports.recovery import RecoveryPoints
-from deltaferry.ports.target_cloud import TargetCloud
 from deltaferry.vsphere.client import VSphere
 from lab.certificates import make_certificates
 from tests.unit.azure.conftest import start_azurite
@@ -75,11 +85,18 @@ class SaidHolders:
         self.released.append(lease.request_id)
 
 
-class NoAzure:
-    """A resource group in which nothing is."""
+class SaidAzure:
+    """A resource group in which is what a test says."""
+
+    def __init__(self) -> None:
+        self.resources: list[SeenResource] = []
 
     def list_owned(self, resource_group: str, installation: str, beat: Beat) -> tuple[SeenResource, ...]:
-        return ()
+        return tuple(resource for resource in self.resources if resource.owner.installation == installation)
+
+    def delete_disk_snapshot(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        ends = f"/resourceGroups/{resource_group}/providers/Microsoft.Compute/snapshots/{name}"
+        self.resources = [resource for resource in self.resources if not resource.resource_id.endswith(ends)]
 
 
 class Audited:
@@ -96,11 +113,12 @@ class Audited:
         )
         self.profile = SiteProfile(self.installation, SITE, "appliance", TARGET, _HOUR, _HOUR, 52, 8, 15)
         plane = cast("DataPlane", None)
+        self.azure = SaidAzure()
         site = Site(self.profile, vsphere, cast("DiskExports", None), self.stores, plane, _HOUR, 1)
         target = Target(
             TARGET,
             self.stores,
-            cast("TargetCloud", NoAzure()),
+            cast("TwoWayCloud", self.azure),
             plane,
             cast("RecoveryPoints", None),
             TargetDefaults("rg", "net", "sub", "size", "sku"),
@@ -208,6 +226,24 @@ def test_what_a_replication_left_that_is_gone_is_found_and_what_is_safe_is_repai
     assert (site.snapshots(), site.holders.released, site.log_exists(site.ref)) == (set(), [lease.request_id], False)
     assert site.stores.seeds.list_containers(seed_container(site.ref)), "a replica is never deleted"
     assert set(site.ours(site.look()[1])) == reported_codes
+
+
+def test_disk_snapshots_of_the_way_back_are_deleted_and_a_tests_vm_is_only_reported(site: Audited) -> None:
+    owner = Owner(site.installation, site.ref.replication_id)
+    group = "/subscriptions/s/resourceGroups/rg/providers/Microsoft.Compute"
+    vm = SeenResource(ResourceKind.VIRTUAL_MACHINE, f"{group}/virtualMachines/t", owner, None, True, job="test-3")
+    snapshot = SeenResource(ResourceKind.DISK_SNAPSHOT, f"{group}/snapshots/p", owner, datetime.now(UTC) - _HOUR, False)
+    site.azure.resources = [vm, snapshot]
+    step, found = site.look()
+    verdicts = {finding.code: finding.verdict for finding in found.findings if finding.replication_id == owner.replication_id}
+    assert verdicts == {FindingCode.DISK_SNAPSHOT: Verdict.REPAIR, FindingCode.TEST_VM: Verdict.REPORT}
+    site.record(site.ref)  # it is enabled again meanwhile, so that somebody may need it
+    site.repair(step)
+    assert site.azure.resources == [vm, snapshot]
+    site.stores.gateway.delete_container(gateway_container(site.ref))
+    step, _ = site.look()
+    site.repair(step)
+    assert site.azure.resources == [vm]
 
 
 def test_a_repair_that_is_tried_again_finds_that_it_was_done(site: Audited) -> None:

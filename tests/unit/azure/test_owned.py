@@ -7,7 +7,22 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from azure.mgmt.compute.models import CreationData, Disk, DiskCreateOption, DiskProperties, GrantAccessData, Snapshot
+from azure.mgmt.compute.models import (
+    CreationData,
+    Disk,
+    DiskCreateOption,
+    DiskProperties,
+    GrantAccessData,
+    HardwareProfile,
+    ManagedDiskParameters,
+    NetworkInterfaceReference,
+    NetworkProfile,
+    OSDisk,
+    Snapshot,
+    StorageProfile,
+    VirtualMachine,
+    VirtualMachineProperties,
+)
 from azure.mgmt.compute.models import SnapshotProperties as Properties
 from azure.mgmt.core.polling.arm_polling import ARMPolling
 
@@ -16,7 +31,7 @@ from deltaferry.azure.credentials import StaticToken
 from deltaferry.azure.network import Networks
 from deltaferry.azure.owned import list_owned
 from deltaferry.model.audit import Owner, ResourceKind, SeenResource
-from deltaferry.model.naming import INSTALLATION_TAG, REPLICATION_TAG
+from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG
 from lab.arm.service import ArmService
 from lab.certificates import make_certificates
 
@@ -52,8 +67,9 @@ class Group:
     def tags(self, installation: str) -> dict[str, str]:
         return {INSTALLATION_TAG: installation, REPLICATION_TAG: self.rid, "owner": "web"}
 
-    def disk(self, name: str, tags: dict[str, str]) -> str:
-        properties = DiskProperties(creation_data=CreationData(create_option=DiskCreateOption.EMPTY), disk_size_gb=1)
+    def disk(self, name: str, tags: dict[str, str], os_type: str | None = None) -> str:
+        creation = CreationData(create_option=DiskCreateOption.EMPTY)
+        properties = DiskProperties(creation_data=creation, disk_size_gb=1, os_type=os_type)
         disk = Disk(location="lab", tags=tags, properties=properties)
         made: Any = self.run(lambda polling: self.arm.compute.disks.begin_create_or_update(GROUP, name, disk, polling=polling))
         return str(made.id)
@@ -132,6 +148,23 @@ def test_disk_snapshots_and_network_interfaces_are_listed(group: Group) -> None:
     Networks(group.arm).create_nic(GROUP, f"vm-{group.rid}", "vnet", "default", group.tags("lab"), no_beat)
     kinds = {resource.kind: resource.in_use for resource in group.found()}
     assert kinds == {ResourceKind.DISK_SNAPSHOT: False, ResourceKind.NETWORK_INTERFACE: False}
+
+
+def test_a_vm_is_listed_with_the_job_that_made_it(group: Group) -> None:
+    tags = {**group.tags("lab"), JOB_TAG: "test-3"}
+    nic = Networks(group.arm).create_nic(GROUP, f"test-{group.rid}", "vnet", "default", {}, no_beat)
+    disk = ManagedDiskParameters(id=group.disk(f"os-{group.rid}", {}, "Linux"))
+    properties = VirtualMachineProperties(
+        hardware_profile=HardwareProfile(vm_size="Standard_D2s_v5"),
+        storage_profile=StorageProfile(os_disk=OSDisk(os_type="Linux", create_option="Attach", managed_disk=disk)),
+        network_profile=NetworkProfile(network_interfaces=[NetworkInterfaceReference(id=nic)]),
+    )
+    machine = VirtualMachine(location="lab", tags=tags, properties=properties)
+    vms = group.arm.compute.virtual_machines
+    group.run(lambda polling: vms.begin_create_or_update(GROUP, f"test-{group.rid}", machine, polling=polling))
+    (vm,) = group.found()
+    assert (vm.kind, vm.job, vm.in_use) == (ResourceKind.VIRTUAL_MACHINE, "test-3", True)
+    assert vm.resource_id.lower().endswith(f"/virtualmachines/test-{group.rid}")
 
 
 def test_a_resource_group_that_does_not_exist_has_nothing(arm: ArmClients) -> None:

@@ -203,6 +203,48 @@ def test_a_disk_is_left_to_a_migration_that_runs_and_reported_where_none_does() 
     assert verdicts(seen(resources=(disk(in_use=True),)), without_jobs) == {}
 
 
+@pytest.mark.parametrize(
+    ("existing", "verdict"),
+    [
+        (NOBODY, REPAIR),
+        (ANOTHER, REPAIR),
+        (ADOPTABLE, REPORT),
+        (UNREADABLE, REPORT),
+        (WORKING, None),
+        (PARKED, None),
+        (ENDED, None),
+    ],
+)
+def test_a_disk_snapshot_of_the_way_back_is_deleted_only_without_a_commit_record(
+    existing: Existing, verdict: Verdict | None
+) -> None:
+    snapshots = (disk(kind=ResourceKind.DISK_SNAPSHOT),)
+    assert verdicts(seen(resources=snapshots), existing).get(FindingCode.DISK_SNAPSHOT) is verdict
+    ageless = (disk(kind=ResourceKind.DISK_SNAPSHOT, created_at=None),)
+    assert verdicts(seen(resources=ageless), existing).get(FindingCode.DISK_SNAPSHOT) in (None, REPORT)
+
+
+@pytest.mark.parametrize(
+    ("job", "existing", "found"),
+    [
+        ("test-3", NOBODY, True),
+        ("test-3", ANOTHER, True),
+        ("test-3", ADOPTABLE, False),
+        ("test-3", WORKING, False),
+        ("test-3", PARKED, False),
+        ("test-3", ELSEWHERE, False),
+        ("point-3", NOBODY, False),
+        ("failover-3", NOBODY, False),
+        ("", NOBODY, False),
+    ],
+)
+def test_of_vms_in_azure_a_tests_is_reported_where_its_replication_is_gone(job: str, existing: Existing, found: bool) -> None:
+    vm = disk(kind=ResourceKind.VIRTUAL_MACHINE, job=job, in_use=True)
+    assert verdicts(seen(resources=(vm,)), existing).get(FindingCode.TEST_VM) is (REPORT if found else None)
+    young = replace(vm, created_at=YOUNG)
+    assert FindingCode.TEST_VM not in verdicts(seen(resources=(young,)), existing)
+
+
 def test_access_that_was_granted_and_not_revoked_is_reported() -> None:
     found = verdicts(seen(resources=(disk(in_use=True, open_access=True),)), NOBODY)
     assert found == {FindingCode.OPEN_DISK_ACCESS: REPORT}
@@ -360,6 +402,12 @@ def test_nothing_of_a_replication_that_runs_or_may_be_adopted_or_of_another_inst
             assert f"vm/london/{uuid}" not in existing.holders
             assert not any(one.instance_uuid == uuid for one in (*existing.running, *existing.recorded, *existing.ended))
             assert not existing.unreadable
+        elif finding.code is FindingCode.DISK_SNAPSHOT:
+            rid = finding.replication_id
+            assert rid not in {*(one.replication_id for one in (*existing.recorded, *existing.ended)), *existing.unreadable}
+            assert rid not in {one.replication_id for one in existing.running}
+            of = [one for one in things.target.resources if one.owner.replication_id == rid and one.owner.installation == "lab"]
+            assert any(one.created_at is not None and NOW - one.created_at >= GRACE for one in of)
         else:
             assert finding.code is FindingCode.CONSOLIDATION_PENDING
             (vm,) = (one for one in things.source.vms if one.instance_uuid == finding.instance_uuid)

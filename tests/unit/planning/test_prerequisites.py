@@ -101,6 +101,12 @@ def test_every_privilege_that_is_missing_is_named() -> None:
     assert "VirtualMachine.State.CreateSnapshot, VirtualMachine.Config.ChangeTracking" in finding.cause
 
 
+def test_what_only_failback_needs_is_a_warning() -> None:
+    lacking = replace(FACTS, missing_for_failback=("VirtualMachine.Provisioning.DiskRandomAccess",))
+    assert errors(check(VM, lacking)) == ()
+    assert F.FAILBACK_PRIVILEGES in codes(VM, lacking, severity=Severity.WARNING)
+
+
 def test_power_and_tools_are_told() -> None:
     assert codes(replace(VM, tools_running=False), severity=Severity.WARNING) == [F.TOOLS_NOT_RUNNING]
     off = replace(VM, tools_running=False, power=PowerState.OFF)

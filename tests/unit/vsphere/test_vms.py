@@ -125,6 +125,13 @@ def test_nics_are_kept_from_connecting_at_power_on_and_let_again(vsphere: VSpher
     assert [item.start_connected for item in vsphere.read_vm(vm).nics] == [True]
 
 
+def test_what_failback_needs_is_asked_for_apart(vsphere: VSphere, lab: LabVcenter, vm: str) -> None:
+    assert vsphere.missing_for_failback(vm) == ()
+    with lab.denied("VirtualMachine.Provisioning.DiskRandomAccess"):
+        assert vsphere.missing_for_failback(vm) == ("VirtualMachine.Provisioning.DiskRandomAccess",)
+        assert vsphere.missing_privileges(vm) == ()
+
+
 def test_a_privilege_that_the_user_lacks_is_found_before_and_named_when_it_is_met(
     vsphere: VSphere, lab: LabVcenter, vm: str
 ) -> None:
