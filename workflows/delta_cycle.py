@@ -23,6 +23,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.recovery_points import record_of
 from deltaferry.model.replication import CycleKind, DiskBase
 from workflows import names
+from workflows.group_messages import GroupGo
 from workflows.growth import growth_of_cycle
 from workflows.holding_slots import SlotHolder
 from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
@@ -62,6 +63,7 @@ class CycleRun:
     begun: BegunCycle | None = None
     sent: list[SentChunk] = field(default_factory=list)
     applied: list[AppliedChunk] = field(default_factory=list)
+    shared_key: str = ""
 
 
 class FenceHolder(Protocol):
@@ -86,20 +88,28 @@ async def run_cycle(
     note: Note,
     committed: Callable[[CycleRecord], None],
     unless: Callable[[], bool],
+    together: GroupGo | None = None,
 ) -> tuple[CycleRecord, FailureView | None]:
     """Run one cycle and commit it, or leave everything as it was; return its record, and the failure if there was one.
 
     Raises PreemptedError, before anything was done, where `unless` comes to hold while slots are waited for.
 
     `committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
-    here, but a migration need not wait for it.
+    here, but a migration need not wait for it. `together` is a replication group's word that the snapshot is taken, and
+    which of its slots are for this cycle.
     """
-    profile = await _acquire(replication, state, slots, kind, note, unless)
-    state.cycles_minted += 1
-    run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
+    if together is None:
+        profile = await _acquire(replication, state, slots, kind, note, unless)
+        state.cycles_minted += 1
+        run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
+    else:
+        profile = profile_of(replication, state)
+        run = CycleRun(together.cycle_key, kind, workflow.now(), shared_key=together.shared_key)
     failure: FailureView | None = None
     release: asyncio.Task[None] | None = None
     try:
+        if together is not None:
+            profile = await _take_over(replication, state, slots, kind, together)
         run.begun = await _begin(replication, state, slots, run, note)
         await _send(replication, state, slots, run, note)
         release = asyncio.create_task(_release(replication, run))
@@ -142,6 +152,16 @@ async def _acquire(
     profile = profile_of(replication, state)
     note(slots.waits_because(profile, workflow.now()))
     state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement, unless=unless)
+    return state.profile
+
+
+async def _take_over(
+    replication: Replication, state: EntityState, slots: SlotHolder, kind: CycleKind, together: GroupGo
+) -> SiteProfile:
+    """Take over this cycle's part of a group's slots."""
+    profile = profile_of(replication, state)
+    disks = len(replication.disks)
+    state.profile = await slots.take_over(profile, kind, disks, state.placement, together.slots, together.group)
     return state.profile
 
 
@@ -397,7 +417,9 @@ def _commit(replication: Replication, state: EntityState, run: CycleRun, sealed:
     if not run.begun.without_snapshot:
         capacities = {base.disk_key: base.copied_up_to_bytes for base in state.bases}
         state.bases = tuple(DiskBase(disk.disk_key, disk.change_id, capacities[disk.disk_key]) for disk in run.begun.disks)
-    state.point = record_of(sealed.point, replication.disks, workflow.now(), changed_bytes=dict(record.changed_by_disk))
+    changed = dict(record.changed_by_disk)
+    state.point = record_of(sealed.point, replication.disks, workflow.now(), changed_bytes=changed, shared_key=run.shared_key)
+    state.unshared += (run.shared_key,) if run.shared_key else ()
     state.dirty = ()
     state.cycles_committed += 1
     state.samples_taken += run.kind is CycleKind.DELTA

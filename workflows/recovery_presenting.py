@@ -58,6 +58,8 @@ def recovery_facts(view: StatusView) -> Iterator[tuple[str, str]]:
         points = view.points
         oldest = f", the oldest of {_time(points.oldest_at)}" if points.oldest_at is not None else ""
         yield "Recovery points", f"{count_text(points.total, 'point')}, {points.app_consistent} app-consistent{oldest}"
+    if view.group:
+        yield "Replication group", f"{view.group}, whose page has the shared points"
     if view.tested_at is not None:
         yield "Last test", _time(view.tested_at)
     for test in view.tests:

@@ -21,6 +21,7 @@ MAY_IMPORT = {
         "workflows.failback_messages",
         "workflows.names",
         "workflows.operator_input",
+        "workflows.group_messages",
         "workflows.plan_messages",
         "workflows.point_views",
         "workflows.replication_state",
