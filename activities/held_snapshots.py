@@ -70,6 +70,17 @@ def _record_name(ref: ReplicationRef, cycle_key: str) -> str:
     return f"{gateway_container(ref)}/{cycle_prefix(cycle_key)}snapshot"
 
 
+def noted_snapshot(site: Site, ref: ReplicationRef, cycle_key: str) -> str | None:
+    """Return the id of the snapshot that was taken for a cycle; None if none is known."""
+    noted = site.stores.gateway.get_if_exists(_record_name(ref, cycle_key))
+    return noted.decode() if noted is not None else None
+
+
+def note_snapshot(site: Site, ref: ReplicationRef, cycle_key: str, snapshot: Snapshot) -> None:
+    """Remember which snapshot is a cycle's: the cycle, and a retry, take that one."""
+    site.stores.gateway.put(_record_name(ref, cycle_key), snapshot.moref.encode())
+
+
 def require_replicable(vm: SourceVm, disks: tuple[ReplicatedDisk, ...], ref: ReplicationRef) -> None:
     """Raise CLAIM_LOST or DISKS_CHANGED unless the VM is still ours and has the disks that are replicated."""
     if vm.claim != Claim(ref.installation, ref.replication_id):

@@ -124,7 +124,12 @@ class TemporalHolders:
             "status", result_type=SlotsState, rpc_timeout=self._answer_within
         )
         return tuple(
-            SeenLease(held.wanted.holder, _instance_uuid(held.wanted.holder), held.wanted.request_id, held.granted_at)
+            SeenLease(
+                held.wanted.holder,
+                _instance_uuid(held.wanted.replication or held.wanted.holder),
+                held.wanted.request_id,
+                held.granted_at,
+            )
             for held in state.leases
         )
 

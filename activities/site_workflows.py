@@ -12,7 +12,14 @@ from activities.failures import translated
 from workflows import names
 from workflows.site_messages import AppliancesInput, LiveAppliances, SiteHolders, SiteInput
 
-_HOLDERS = (names.REPLICATE_VM, names.INITIAL_REPLICATION, names.RESYNC, names.REPROTECT_VM, names.FAILBACK_VM)
+_HOLDERS = (
+    names.REPLICATE_VM,
+    names.INITIAL_REPLICATION,
+    names.RESYNC,
+    names.REPROTECT_VM,
+    names.FAILBACK_VM,
+    names.REPLICATION_GROUP,
+)
 _ALIVE = timedelta(minutes=2)
 """A worker asks its queue at least once a minute."""
 
@@ -28,9 +35,11 @@ class SiteWorkflows:
     async def list_holders(self, request: SiteInput) -> SiteHolders:
         """Return the ids of the running workflows that may hold slots of a site."""
         types = ", ".join(f"'{name}'" for name in _HOLDERS)
-        prefix = names.replication_id(request.site, "")
-        query = f"ExecutionStatus = 'Running' AND WorkflowType IN ({types}) AND WorkflowId STARTS_WITH '{prefix}'"
-        return SiteHolders(tuple(sorted([found.id async for found in self._client.list_workflows(query)])))
+        ids: list[str] = []
+        for prefix in (names.replication_id(request.site, ""), names.group_id(request.site, "")):
+            query = f"ExecutionStatus = 'Running' AND WorkflowType IN ({types}) AND WorkflowId STARTS_WITH '{prefix}'"
+            ids += [found.id async for found in self._client.list_workflows(query)]
+        return SiteHolders(tuple(sorted(ids)))
 
     @activity.defn
     @translated

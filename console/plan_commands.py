@@ -55,7 +55,8 @@ def run(
     network: Annotated[str | None, typer.Option(metavar="NAME", help="Of a test: the isolated virtual network.")] = None,
     subnet: Annotated[str | None, typer.Option(metavar="NAME", help="Of a test: its subnet.")] = None,
     point: Annotated[
-        str | None, typer.Option(metavar="POINT", help="latest, latest-app-consistent, or an instant with its time zone.")
+        str | None,
+        typer.Option(metavar="POINT", help="latest, latest-app-consistent, shared:KEY, or an instant with its time zone."),
     ] = None,
     site: Annotated[str | None, typer.Option(metavar="SITE", help="Where the plan's VM names are looked for.")] = None,
     reason: ReasonOption = "",

@@ -40,7 +40,7 @@ from workflows.point_views import PointList
 
 app = typer.Typer()
 
-_POINTS = "latest, latest-app-consistent, a cycle key, or an instant such as 2026-11-22T12:00:00Z"
+_POINTS = "latest, latest-app-consistent, a cycle key, shared:KEY as `group points` lists it, or an instant such as 2026-11-22T12:00:00Z"
 PointOption = Annotated[str, typer.Option("--point", metavar="POINT", help=f"Which recovery point: {_POINTS}.")]
 
 

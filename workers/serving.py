@@ -43,6 +43,7 @@ from activities.prerequisites import SourceChecks, TargetChecks
 from activities.recovery_points import RecoveryPointSteps
 from activities.resync import ResyncSource, ResyncTarget
 from activities.settling import Settling
+from activities.shared_snapshots import SharedSnapshots
 from activities.site import SiteActivities
 from activities.site_workflows import SiteWorkflows
 from activities.snapshots import Snapshots
@@ -154,6 +155,7 @@ def source_queues(
         snapshots.release_snapshot,
         snapshots.look_for_room,
         snapshots.snapshots_left,
+        SharedSnapshots(sites).take_together,
         Tracking(sites).reset_tracking,
         DiskChanges(sites).read_disks,
         Inventory(sites).take_inventory,

@@ -25,6 +25,7 @@ from deltaferry.model.recovery_points import PointKind, record_of
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.planning.quiescing import answered, asked, committed, is_due, order_for
 from workflows import names
+from workflows.group_messages import GroupGo
 from workflows.growth import growth_of_cycle
 from workflows.holding_slots import SlotHolder
 from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
@@ -66,6 +67,7 @@ class CycleRun:
     begun: BegunCycle | None = None
     sent: list[SentChunk] = field(default_factory=list)
     applied: list[AppliedChunk] = field(default_factory=list)
+    shared_key: str = ""
 
 
 class FenceHolder(Protocol):
@@ -90,21 +92,31 @@ async def run_cycle(
     note: Note,
     was_committed: Callable[[CycleRecord], None],
     unless: Callable[[], bool],
+    together: GroupGo | None = None,
 ) -> tuple[CycleRecord, FailureView | None]:
     """Run one cycle and commit it, or leave everything as it was; return its record, and the failure if there was one.
 
     Raises PreemptedError, before anything was done, where `unless` comes to hold while slots are waited for.
 
     `was_committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
-    here, but a migration need not wait for it.
+    here, but a migration need not wait for it. `together` is a replication group's word that the snapshot is taken, and
+    which of its slots are for this cycle.
     """
-    profile = await _acquire(replication, state, slots, kind, note, unless)
-    state.cycles_minted += 1
-    run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
+    if together is None:
+        profile = await _acquire(replication, state, slots, kind, note, unless)
+        state.cycles_minted += 1
+        run = CycleRun(mint_cycle_key(state.cycles_minted), kind, workflow.now())
+    else:
+        profile = profile_of(replication, state)
+        run = CycleRun(together.cycle_key, kind, workflow.now(), shared_key=together.shared_key)
     failure: FailureView | None = None
     release: asyncio.Task[None] | None = None
     try:
-        run.begun = await _begin_quiesced(replication, state, slots, run, note)
+        if together is None:
+            run.begun = await _begin_quiesced(replication, state, slots, run, note)
+        else:  # its snapshot is taken, and not quiesced
+            profile = await _take_over(replication, state, slots, kind, together)
+            run.begun = await _begin(replication, state, slots, run, note)
         await _send(replication, state, slots, run, note)
         release = asyncio.create_task(_release(replication, run))
         await _apply(replication, state, run, note)
@@ -146,6 +158,16 @@ async def _acquire(
     profile = profile_of(replication, state)
     note(slots.waits_because(profile, workflow.now()))
     state.profile = await slots.acquire(profile, kind, len(replication.disks), state.placement, unless=unless)
+    return state.profile
+
+
+async def _take_over(
+    replication: Replication, state: EntityState, slots: SlotHolder, kind: CycleKind, together: GroupGo
+) -> SiteProfile:
+    """Take over this cycle's part of a group's slots."""
+    profile = profile_of(replication, state)
+    disks = len(replication.disks)
+    state.profile = await slots.take_over(profile, kind, disks, state.placement, together.slots, together.group)
     return state.profile
 
 
@@ -424,7 +446,9 @@ def _commit(replication: Replication, state: EntityState, run: CycleRun, sealed:
         kind=record.consistency,
         changed_bytes=dict(record.changed_by_disk),
         note=outcome.note if outcome is not None else "",
+        shared_key=run.shared_key,
     )
+    state.unshared += (run.shared_key,) if run.shared_key else ()
     if outcome is not None:
         state.quiesce = committed(state.quiesce, outcome.kind)
     state.dirty = ()

@@ -18,6 +18,7 @@ from deltaferry.planning.schedule import next_cycle
 from workflows import meters, names
 from workflows.delta_cycle import profile_of, run_cycle
 from workflows.entity import Entity
+from workflows.group_messages import GroupGo
 from workflows.holding_slots import PreemptedError
 from workflows.job_messages import CycleAnswer, CycleWanted
 from workflows.presenting import KEPT_CYCLES
@@ -47,14 +48,14 @@ class EntityCycles(Entity):
         chosen = next_cycle(s.last_duration, 0, self.profile().min_interval, self.profile().max_interval)
         s.next_due, s.next_reason = s.cycles[-1].ended_at + chosen.wait, f"{chosen.reason}, by new settings"
 
-    async def _delta(self) -> None:
-        """Run a scheduled cycle, and decide from its outcome when the next one starts."""
+    async def _delta(self, together: GroupGo | None = None) -> None:
+        """Run a scheduled cycle, or one that a replication group takes, and decide from its outcome when the next one starts."""
         s = self._state
         if s.replication_state is _R.RESUME_QUEUED:
             s.replication_state = _R.RESUME_IN_PROGRESS
             await self._record()  # before the snapshot: whoever adopts it goes on with a cycle, which removes that
         try:
-            record, failure = await self._cycle(CycleKind.DELTA, unless=self._goes_before_a_delta)
+            record, failure = await self._cycle(CycleKind.DELTA, unless=self._goes_before_a_delta, together=together)
         except PreemptedError:
             return
         s.last_duration = record.duration
@@ -80,7 +81,11 @@ class EntityCycles(Entity):
         )
 
     async def _cycle(
-        self, kind: CycleKind, wanted: CycleWanted | None = None, unless: Callable[[], bool] = lambda: False
+        self,
+        kind: CycleKind,
+        wanted: CycleWanted | None = None,
+        unless: Callable[[], bool] = lambda: False,
+        together: GroupGo | None = None,
     ) -> tuple[CycleRecord, FailureView | None]:
         answers: list[asyncio.Task[None]] = []
 
@@ -92,7 +97,9 @@ class EntityCycles(Entity):
         self._running = True
         self._cycles_in_run += 1
         try:
-            record, failure = await run_cycle(self._replication, self._state, self._slots, kind, self._say, committed, unless)
+            record, failure = await run_cycle(
+                self._replication, self._state, self._slots, kind, self._say, committed, unless, together
+            )
         finally:
             self._running = False
         if wanted is not None and not answers:  # spec §2.5: the guest is shut down only when its disks are consolidated

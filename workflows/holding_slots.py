@@ -20,6 +20,7 @@ from workflows.slot_messages import (
     SlotsAskedBack,
     SlotsDelayed,
     SlotsGranted,
+    SlotsPart,
     SlotsReleased,
     SlotsState,
     SlotsWanted,
@@ -90,6 +91,68 @@ class SlotHolder:
             whatever_window=whatever_window,
         )
         return await self._wait_for(wanted, profile, unless)
+
+    async def acquire_together(
+        self, profile: SiteProfile, parts: tuple[SlotsPart, ...], unless: Callable[[], bool] = _never
+    ) -> SiteProfile:
+        """Wait for the slots of all members of a group at once; the request ids of the parts begin with one of their own.
+
+        The group holds them until each member has taken its own over. Raises PreemptedError as `acquire` does.
+        """
+        stores: dict[str, int] = {}
+        for part in parts:
+            for name, disks in part.placement.datastores:
+                stores[name] = stores.get(name, 0) + disks
+        wanted = SlotsWanted(
+            holder=workflow.info().workflow_id,
+            request_id=parts[0].request_id.rpartition("/")[0],
+            kind=CycleKind.DELTA,
+            appliance=profile.appliance,
+            disks=sum(part.disks for part in parts),
+            placement=Placement("", tuple(sorted(stores.items()))),
+            group=workflow.info().workflow_id,
+            parts=parts,
+        )
+        return await self._wait_for(wanted, profile, unless)
+
+    def part_ids(self) -> dict[str, str]:
+        """Return the request ids of the parts of a group's request, by member."""
+        return {part.replication: part.request_id for part in self._wanted.parts} if self._wanted is not None else {}
+
+    async def release_part(self, profile: SiteProfile, replication: str, *, snapshot_left: bool = False) -> None:
+        """Give one member's part of the group's slots back; no-op for one that is over."""
+        parts = self._wanted.parts if self._wanted is not None else ()
+        for part in parts:
+            if part.replication == replication:
+                released = SlotsReleased(workflow.info().workflow_id, part.request_id, snapshot_left=snapshot_left)
+                await self._send(profile, names.SLOTS_RELEASED, released)
+        self.part_is_over(replication)
+
+    def part_is_over(self, replication: str) -> None:
+        """Note that a member holds its part itself, or has given it back: the group does not speak for it any more."""
+        if self._wanted is not None:
+            left = tuple(part for part in self._wanted.parts if part.replication != replication)
+            self._wanted = dataclasses.replace(self._wanted, parts=left) if left else None
+
+    async def take_over(
+        self, profile: SiteProfile, kind: CycleKind, disks: int, placement: Placement, request_id: str, group: str
+    ) -> SiteProfile:
+        """Take over what a group holds for this replication, and wait for its transfer slots where it has to take turns.
+
+        What the group does not hold any more is waited for like anything else.
+        """
+        wanted = SlotsWanted(
+            holder=workflow.info().workflow_id,
+            request_id=request_id,
+            kind=kind,
+            appliance=profile.appliance,
+            disks=max(min(disks, profile.disks_per_appliance, profile.disks_per_host), 1),
+            placement=placement,
+            replication=self._replication,
+            turn=1,
+            group=group,
+        )
+        return await self._wait_for(wanted, profile)
 
     @asynccontextmanager
     async def momentary_snapshot(
@@ -211,6 +274,8 @@ class SlotHolder:
         """Return why a transfer that has begun waits for slots to go on, in words; empty if none does."""
         if self._wanted is None or self._grant is not None or not self._wanted.turn:
             return ""
+        if self._wanted.group and self._wanted.turn == 1:
+            return "has its snapshot, taken with its group's, and waits for transfer slots"
         return "gave way at a chunk's end, keeping its snapshot, and waits for slots" + (f": {self._why}" if self._why else "")
 
     def waits_because(self, profile: SiteProfile, now: datetime) -> str:

@@ -78,6 +78,11 @@ def recovery_plan_id(name: str, number: str) -> str:
     return f"plan/{name}/{number}"
 
 
+def group_id(site: str, name: str) -> str:
+    """Return the workflow id of a replication group."""
+    return f"group/{site}/{name}"
+
+
 def resync_id(entity_id: str, number: int) -> str:
     """Return the workflow id of a replication's resync."""
     return f"{entity_id}/resync/{number}"
@@ -112,6 +117,7 @@ FAILOVER_VM = "FailoverVm"
 REPROTECT_VM = "ReprotectVm"
 FAILBACK_VM = "FailbackVm"
 RECOVERY_PLAN = "RecoveryPlan"
+REPLICATION_GROUP = "ReplicationGroup"
 POLICY_BOOK = "PolicyBook"
 POLICIES_ID = "policies"
 """The workflow id of the one book of named replication policies."""
@@ -143,6 +149,16 @@ REVERSE_NOW = "reverse_now"
 FAILBACK_POLICY_CHANGED = "failback_policy_changed"
 OPERATION_WANTED = "operation_wanted"
 OPERATION_ANSWERED = "operation_answered"
+GROUP_JOIN = "group_join"
+GROUP_LEFT = "group_left"
+GROUP_HOLD = "group_hold"
+GROUP_GO = "group_go"
+GROUP_RELEASE = "group_release"
+GROUP_ASKS = "group_asks"
+SHARED_POINT_MADE = "shared_point_made"
+MEMBER_ANSWERED = "member_answered"
+MEMBER_READY = "member_ready"
+MEMBER_ENDED = "member_ended"
 
 SITE = SearchAttributeKey.for_keyword("Site")
 VM_NAME = SearchAttributeKey.for_keyword("VmName")

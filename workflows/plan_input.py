@@ -111,7 +111,8 @@ class PlanInput:
     subnet: _Word | None = None
     """Of a test; each target's default where left out."""
     point: _Word | None = None
-    """Of a test or an unplanned failover: `latest` (where left out), `latest-app-consistent`, or an instant with its time zone."""
+    """Of a test or an unplanned failover: `latest` (where left out), `latest-app-consistent`, an instant with its time zone, or,
+    where all VMs are of one replication group, `shared:` and the key of a shared point."""
     reason: str = ""
     carried: dict[str, Any] | None = None
     """Written by the run itself when it continues as new, never by people: how far it is."""

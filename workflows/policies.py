@@ -102,6 +102,15 @@ SNAPSHOT = Step(
 )
 """Gates, snapshot, changed areas, plan."""
 
+TOGETHER = Step(
+    start_to_close=timedelta(minutes=20),
+    heartbeat=_HEARTBEAT,
+    schedule_to_start=timedelta(minutes=2),
+    schedule_to_close=timedelta(minutes=30),
+    retry=_retry(initial_s=1, maximum_s=5, attempts=3),
+)
+"""The snapshots of a replication group, and removing them where there is no shared point: all members are idle meanwhile."""
+
 TRANSFER = Step(
     start_to_close=timedelta(hours=1),
     heartbeat=_HEARTBEAT,

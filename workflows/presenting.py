@@ -83,6 +83,7 @@ def status_view(
         tested_at=state.tested_at,
         tests=tuple(view_of_test(test) for test in state.tests),
         failover=view_of_failover(state.failover),
+        group=state.group,
     )
 
 

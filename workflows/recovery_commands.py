@@ -7,7 +7,7 @@ from temporalio import workflow
 
 from deltaferry.planning.dr_states import AnyOperation, DrOperation
 from deltaferry.planning.policy import Schedule, contradictions
-from deltaferry.planning.retention import parse_choice
+from deltaferry.planning.retention import PointChoice, parse_choice
 from deltaferry.planning.transitions import Verdict
 from workflows.commands import ReplicationCommands
 from workflows.operator_input import (
@@ -28,7 +28,7 @@ _ALL_TESTS = CleanUpOptions()
 _CAREFUL = ReprotectOptions()
 
 _REASON = 'input: {"reason": "why"} or nothing'
-_POINT = "latest, latest-app-consistent, a cycle key, or an instant"
+_POINT = "latest, latest-app-consistent, a cycle key, shared:KEY, or an instant"
 _TEST = f'input: {{"network": "drill", "subnet": "default", "point": "latest", "reason": "why"}}; a point: {_POINT}'
 _CLEAN_UP = 'input: {"test": 1, "reason": "why"} or nothing for all'
 _FAILOVER = f'input: {{"point": "latest", "shut_down_source": true, "reason": "why"}} or nothing; a point: {_POINT}'
@@ -55,10 +55,14 @@ class RecoveryCommands(ReplicationCommands):
         """Return what is wrong with an input that could be read; empty if nothing is."""
         if isinstance(argument, TestOptions | FailoverOptions | ChangePointOptions):
             choice = parse_choice(argument.point)
-            return choice if isinstance(choice, str) else ""
+            return choice if isinstance(choice, str) else self._unshared(choice)
         if isinstance(argument, PolicyOptions):
             return " ".join(contradictions(argument.policy(), self.schedule()))
         return ""
+
+    @abstractmethod
+    def _unshared(self, choice: PointChoice) -> str:
+        """Return why a point that was asked for as a shared one is none; empty if nothing is against it."""
 
     # --- test_migrate ---
 

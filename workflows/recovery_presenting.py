@@ -62,6 +62,8 @@ def recovery_facts(view: StatusView) -> Iterator[tuple[str, str]]:
         yield "Recovery points", f"{count_text(points.total, 'point')}, {points.app_consistent} app-consistent{which}{oldest}"
         if points.newest and points.newest[0].note:
             yield "Latest point", f"{points.newest[0].kind.value}: {points.newest[0].note}"
+    if view.group:
+        yield "Replication group", f"{view.group}, whose page has the shared points"
     if view.tested_at is not None:
         yield "Last test", _time(view.tested_at)
     for test in view.tests:

@@ -29,6 +29,8 @@ EXAMPLES = {
     "PolicyName": '{"name": "gold", "reason": "why"}',
     "PlanInput": '{"plan": {"name": "shop", "groups": [{"name": "database", "vms": ["vm/lon1/5021f0…"]}]}, "run": "test", "network": "drill"}',
     "PlanDecision": '{"item": "database/after/check the data", "reason": "why", "by": "who"}',
+    "GroupInput": '{"name": "shop", "site": "lon1", "members": ["vm/lon1/5021f0…", "vm/lon1/5021f1…"]}',
+    "GroupMemberInput": '{"member": "vm/lon1/5021f0…"}',
     "PlanAbort": '{"reason": "why", "by": "who"}',
     "PlanCleanUp": '{"leave": false}',
     "Reason": '{"reason": "why"}',

@@ -10,6 +10,7 @@ from workflows.migrate_vm import MigrateVm
 from workflows.policy_book import PolicyBook
 from workflows.recovery_plan import RecoveryPlan
 from workflows.replicate_vm import ReplicateVm
+from workflows.replication_group import ReplicationGroup
 from workflows.reprotect import ReprotectVm
 from workflows.resync import Resync
 from workflows.site_audit import SiteAudit
@@ -32,6 +33,7 @@ WORKFLOWS = (
     StopReplication,
     CompleteMigration,
     RecoveryPlan,
+    ReplicationGroup,
     PolicyBook,
     SiteSlots,
     SiteInventory,

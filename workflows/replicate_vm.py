@@ -16,7 +16,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.planning.dr_states import NO_CYCLES
     from workflows import names
     from workflows.ending import CompleteMigration, StopReplication
-    from workflows.entity_requests import EntityRequests
+    from workflows.entity_groups import EntityGroups
     from workflows.holding_slots import PreemptedError, ensure_arbiter
     from workflows.job_messages import CopyResult, InitialInput, JobReport
     from workflows.operator_input import EndOptions
@@ -30,7 +30,7 @@ _R, _M = ReplicationState, MigrationState
 
 
 @workflow.defn(name=names.REPLICATE_VM)
-class ReplicateVm(EntityRequests):
+class ReplicateVm(EntityGroups):
     """Prepare, copy once, then delta cycles until a migration is completed or replication is stopped."""
 
     @workflow.init
@@ -203,6 +203,8 @@ class ReplicateVm(EntityRequests):
             await self._resync()
         elif self._repair_is_to_be_scheduled():
             await self._schedule_repair()
+        elif self._group_waits():
+            await self._serve_group()
         elif self._cycle_is_due():
             await self._let_run(asyncio.create_task(self._delta()))
         elif self._should_roll_over():
@@ -257,6 +259,7 @@ class ReplicateVm(EntityRequests):
             or bool(self._wanted)
             or (s.migration_state is _M.MIGRATION_QUEUED and s.repair is None)
             or s.replication_state is _R.PAUSE_IN_PROGRESS
+            or self._group_waits()
             or self._cycle_is_due()
             or self._wake_for_repair()
             or self._scrub_is_due()
@@ -267,6 +270,7 @@ class ReplicateVm(EntityRequests):
         """Continue as new as the workflow that ends replication, under the same id."""
         await self._cut_has_ended()
         await self._leave_way_back()
+        await self._leave_group()
         kind = StopReplication if operation is Operation.STOP else CompleteMigration
         await workflow.wait_condition(workflow.all_handlers_finished)
         workflow.continue_as_new(
@@ -298,7 +302,7 @@ class ReplicateVm(EntityRequests):
     def _has_work_but_rolling(self) -> bool:
         """Return whether a command arrived while the history was archived: it is served first."""
         asked = self._ending is not None or self._rollback or self._failover_is_due() or self._way_back_is_due()
-        return asked or self._continue_after_migration or self._retry
+        return asked or self._continue_after_migration or self._retry or self._group_waits()
 
     async def _archive(self) -> None:
         info = workflow.info()

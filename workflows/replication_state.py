@@ -256,6 +256,10 @@ class EntityState:
     failover: FailoverState | None = None
     served: tuple[ServedRequest, ...] = ()
     """What other workflows have asked for lately, and what became of it."""
+    group: str = ""
+    """Workflow id of the replication group that it is a member of; empty for none."""
+    unshared: tuple[str, ...] = ()
+    """Shared keys of points that were taken with the group's, and of which it has not said that every member committed them."""
 
     def shown_health(self) -> tuple[HealthError, ...]:
         """Return all health errors, that of most weight first."""

@@ -6,6 +6,7 @@ from datetime import datetime
 from deltaferry.planning.phrases import count_text
 from workflows.slot_book import closed_until
 from workflows.slot_messages import HeldLease, SlotsState, WaitingRequest
+from workflows.slot_parts import in_groups_hands
 
 _SHOWN = 40
 """Lines of each list: the page is for reading, the query `status` for everything."""
@@ -47,6 +48,8 @@ def _blackout(state: SlotsState, now: datetime) -> str:
 
 def _held(lease: HeldLease) -> str:
     wanted = lease.wanted
+    if in_groups_hands(wanted):
+        return f"- `{wanted.holder}` (group) holds {count_text(wanted.disks, 'disk')} for `{wanted.replication}`"
     if lease.holder_gone:
         return f"- `{wanted.holder}` ({wanted.kind}) **left a snapshot behind** that is not known to be gone"
     what = "its snapshot, and waits for transfer slots" if lease.gave_way else f"{count_text(wanted.disks, 'disk')} in transfer"

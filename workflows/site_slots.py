@@ -280,7 +280,8 @@ class SiteSlots:
         """Free the snapshot slots that were left behind by holders whose VM has no snapshot of ours any more."""
         profile = self._book.state.profile
         for held in self._book.left_behind():
-            instance_uuid = held.wanted.holder.removeprefix(names.replication_id(profile.site, "")).partition("/")[0]
+            owner = held.wanted.replication or held.wanted.holder  # the holder may be a group of several VMs
+            instance_uuid = owner.removeprefix(names.replication_id(profile.site, "")).partition("/")[0]
             try:
                 left = await perform(
                     Snapshots.snapshots_left,

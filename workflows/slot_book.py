@@ -11,7 +11,7 @@ from datetime import datetime
 from deltaferry.model.replication import CycleKind
 from deltaferry.planning.appliances import assign, reassigned_from, refusal_of_assignment
 from deltaferry.planning.closures import Closure, open_again_at
-from deltaferry.planning.slots import Lease, Priority, SlotLimits, SlotRequest, grant, over_limits, yielding
+from deltaferry.planning.slots import Lease, Priority, SlotLimits, SlotRequest, clamped, grant, over_limits, yielding
 from workflows.site_messages import SiteProfile
 from workflows.slot_messages import (
     HeldLease,
@@ -24,6 +24,7 @@ from workflows.slot_messages import (
     SlotsWanted,
     WaitingRequest,
 )
+from workflows.slot_parts import asked_as, in_groups_hands, leases_of, replications_of, request_together
 
 _PRIORITIES = {
     CycleKind.FINAL: Priority.PRE_FAILOVER,
@@ -73,6 +74,10 @@ class SlotBook:
         same = [waiting for waiting in state.waiting if _same(waiting.wanted, wanted)]
         if same and same[0].wanted.turn == wanted.turn:
             return False
+        if wanted.parts:
+            return self._want_together(wanted, now)
+        if wanted.group and self._hand_over(wanted, now):
+            return True
         lease = next((held for held in state.leases if _same(held.wanted, wanted)), None)
         if lease is not None and wanted.turn:
             return self._give_way(lease, wanted, now)
@@ -86,6 +91,32 @@ class SlotBook:
         if inherited is not None and wanted.placement.datastores:
             state.leases += (_without_transfer(dataclasses.replace(inherited, wanted=wanted, holder_gone=False)),)
         self._queue(wanted, now)
+        return True
+
+    def _want_together(self, wanted: SlotsWanted, now: datetime) -> bool:
+        """Queue a group's request. What it had before goes on counting until the snapshots are known to be gone."""
+        held = [lease for lease in self.state.leases if in_groups_hands(lease.wanted) and lease.wanted.holder == wanted.holder]
+        known = [lease for lease in held if asked_as(lease.wanted) == wanted.request_id]
+        if known:
+            self._asked_again.add(known[0].lease_id)
+            return True
+        self.state.waiting = tuple(w for w in self.state.waiting if w.wanted.holder != wanted.holder)
+        for lease in held:
+            self._leave(lease)
+        self._queue(wanted, now)
+        return True
+
+    def _hand_over(self, wanted: SlotsWanted, now: datetime) -> bool:
+        """Give a member its part of what the group holds, and tell it; return whether the group still held that."""
+        part = next((held for held in self.state.leases if _is_part(held, wanted)), None)
+        if part is None:
+            return False
+        taken = dataclasses.replace(wanted, appliance=part.wanted.appliance, disks=part.wanted.disks)
+        self._replace(part, dataclasses.replace(part, wanted=taken, asked_back=False, holder_gone=False))
+        if part.gave_way:
+            self._queue(wanted, now)
+        else:
+            self._asked_again.add(part.lease_id)
         return True
 
     def _give_way(self, lease: HeldLease, wanted: SlotsWanted, now: datetime) -> bool:
@@ -107,7 +138,7 @@ class SlotBook:
         What the holder left behind, or was to remove under a request that it takes back before the grant, goes on counting.
         """
         state = self.state
-        freed = [held for held in state.leases if held.wanted.request_id == released.request_id]
+        freed = [held for held in state.leases if _is_released(held.wanted, released)]
         taken_back = any(w.wanted.request_id == released.request_id and not w.wanted.turn for w in state.waiting)
         state.waiting = tuple(w for w in state.waiting if w.wanted.request_id != released.request_id)
         for held in freed:
@@ -121,9 +152,15 @@ class SlotBook:
 
     def announce(self, announced: SlotsAnnounced, now: datetime) -> None:
         """Take over what a holder has, as an arbiter that starts afresh has to."""
-        self.state.assigned.setdefault(announced.replication, announced.appliance)
+        if announced.replication:
+            self.state.assigned.setdefault(announced.replication, announced.appliance)
         wanted = announced.wanted
         if wanted is None:
+            return
+        if wanted.group:
+            self.state.leases = tuple(held for held in self.state.leases if not _is_part(held, wanted))
+        if wanted.parts and announced.lease_id:
+            self._announce_parts(wanted, announced.lease_id, now)
             return
         known = any(_same(held.wanted, wanted) for held in self.state.leases)
         if announced.lease_id and not known:
@@ -131,14 +168,23 @@ class SlotBook:
         if announced.waits and not any(_same(waiting.wanted, wanted) for waiting in self.state.waiting):
             self._queue(wanted, now)
 
+    def _announce_parts(self, wanted: SlotsWanted, lease_id: str, now: datetime) -> None:
+        """Take over what a group holds of its members' slots, but for what they have announced themselves."""
+        known = {held.wanted.request_id for held in self.state.leases}
+        for part in wanted.parts:
+            self.state.assigned.setdefault(part.replication, self.state.profile.appliance)
+        request = request_together(WaitingRequest(wanted, 0, now), self.state.assigned)
+        if request is not None:
+            leases = leases_of(wanted, clamped(request, self.limits), lease_id, now)
+            self.state.leases += tuple(held for held in leases if held.wanted.request_id not in known)
+
     # --- what is decided ---
 
     def assign_waiting(self) -> list[tuple[SlotsWanted, SlotsDelayed]]:
         """Give every replication that waits an appliance; return those that none has room for, with the sentence."""
         delayed = []
-        for waiting in self.state.waiting:
-            replication = waiting.wanted.replication
-            if not replication or replication in self.state.assigned:
+        for waiting, replication in [(w, one) for w in self.state.waiting for one in replications_of(w.wanted)]:
+            if replication in self.state.assigned:
                 continue
             loads, limits, silent = self._loads(), self.limits, frozenset(self.state.silent)
             appliance = assign(loads, limits, silent)
@@ -157,6 +203,11 @@ class SlotBook:
         grants = []
         for request in chosen:
             wanted = waiting[request.holder, request.request_id]
+            if wanted.parts:
+                lease_id = f"{run[:8]}-{request.ticket}"
+                state.leases += leases_of(wanted, request, lease_id, now)
+                grants.append((wanted, self._granted(wanted, lease_id)))
+                continue
             wanted = dataclasses.replace(wanted, appliance=request.appliance, disks=request.disks)
             lease = next((held for held in state.leases if _same(held.wanted, wanted)), None)
             if lease is None:
@@ -261,6 +312,9 @@ class SlotBook:
     def leave(self, replication: str) -> None:
         """Forget a replication that has ended."""
         self.state.assigned.pop(replication, None)
+        self.state.leases = tuple(
+            held for held in self.state.leases if not (in_groups_hands(held.wanted) and held.wanted.replication == replication)
+        )
         for wanted in self._known():
             if wanted.replication == replication:
                 self.forget(wanted.holder)
@@ -316,17 +370,19 @@ class SlotBook:
 
     def _requests(self) -> tuple[SlotRequest, ...]:
         held = {(lease.wanted.holder, lease.wanted.request_id) for lease in self.state.leases}
-        return tuple(
+        together = (request_together(waiting, self.state.assigned) for waiting in self.state.waiting if waiting.wanted.parts)
+        alone = (
             _request(waiting, appliance, has_lease=(waiting.wanted.holder, waiting.wanted.request_id) in held)
             for waiting in self.state.waiting
-            if (appliance := self.appliance_of(waiting.wanted))
+            if not waiting.wanted.parts and (appliance := self.appliance_of(waiting.wanted))
         )
+        return (*alone, *(request for request in together if request is not None))
 
     def _leases(self) -> tuple[Lease, ...]:
         return tuple(_lease(held) for held in self.state.leases)
 
     def _granted(self, wanted: SlotsWanted, lease_id: str) -> SlotsGranted:
-        return SlotsGranted(wanted.request_id, lease_id, self._profile_on(wanted.appliance), wanted.turn)
+        return SlotsGranted(asked_as(wanted), lease_id, self._profile_on(wanted.appliance), wanted.turn)
 
     def _profile_on(self, appliance: str) -> SiteProfile:
         return dataclasses.replace(self.state.profile, appliance=appliance)
@@ -341,6 +397,18 @@ def _same(one: SlotsWanted, other: SlotsWanted) -> bool:
 
 def _of_one(one: SlotsWanted, other: SlotsWanted) -> bool:
     return one.holder == other.holder or (bool(one.replication) and one.replication == other.replication)
+
+
+def _is_part(held: HeldLease, wanted: SlotsWanted) -> bool:
+    """Return whether a lease is the part that a member asks for, still in the hands of its group."""
+    return in_groups_hands(held.wanted) and held.wanted.group == wanted.group and held.wanted.request_id == wanted.request_id
+
+
+def _is_released(wanted: SlotsWanted, released: SlotsReleased) -> bool:
+    """Return whether a lease is given back. A group gives back what it still holds, one part or all, never its members'."""
+    if wanted.group and wanted.holder != released.holder:
+        return False
+    return released.request_id in (wanted.request_id, asked_as(wanted))
 
 
 def _without_transfer(held: HeldLease) -> HeldLease:

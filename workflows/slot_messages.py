@@ -8,6 +8,18 @@ from workflows.site_messages import Placement, SiteProfile
 
 
 @dataclass(frozen=True, slots=True)
+class SlotsPart:
+    """What a member of a replication group needs, as a part of the group's one request."""
+
+    request_id: str
+    """Of the part: the member takes it over under this id."""
+    replication: str
+    """Workflow id of the member."""
+    disks: int
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
 class SlotsWanted:
     """A request to the arbiter; the same holder and request id again is the same request."""
 
@@ -24,6 +36,10 @@ class SlotsWanted:
     alone. A grant of an earlier turn does not count."""
     whatever_window: bool = False
     """It starts inside a blackout window too: a migration that was accepted before waits for it."""
+    group: str = ""
+    """Workflow id of the replication group for which it is; with the group's own id as `holder`, nobody has taken it over."""
+    parts: tuple[SlotsPart, ...] = ()
+    """What a group's request consists of: all of it is granted at once, or nothing. The lease of each part is one of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,8 @@ class StatusView:
     tested_at: datetime | None = None
     tests: tuple[TestView, ...] = ()
     failover: FailoverView | None = None
+    group: str = ""
+    """Workflow id of the replication group that it is a member of."""
 
 
 @dataclass(frozen=True, slots=True)

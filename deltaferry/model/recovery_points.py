@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from deltaferry.model.replication import RecoveryPoint, ReplicatedDisk
@@ -55,6 +55,20 @@ class RecoveryPointRecord:
         """How much the point's cycle changed of all disks, or None where that is not known of each."""
         sizes = [disk.changed_bytes for disk in self.disks]
         return None if None in sizes else sum(size for size in sizes if size is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedPoint:
+    """The points of a replication group that were taken together, once every member has committed its own."""
+
+    key: str
+    """`shared_key` of each of them."""
+    taken_at: datetime
+    """When the first of the snapshots was taken."""
+    spread: timedelta
+    """From the first snapshot to the last, by the clock that dated them."""
+    members: tuple[str, ...]
+    """Workflow ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,18 +23,23 @@ class Choice(StrEnum):
     """By its cycle key."""
     AT_OR_BEFORE = "at-or-before"
     """The latest one whose source time is not later than an instant."""
+    SHARED = "shared"
+    """The one that was taken together with those of its replication group, by their common key."""
 
 
 @dataclass(frozen=True, slots=True)
 class PointChoice:
-    """Which point: `cycle_key` for CHOSEN, `instant` for AT_OR_BEFORE."""
+    """Which point: `cycle_key` for CHOSEN, `instant` for AT_OR_BEFORE, `shared_key` for SHARED."""
 
     choice: Choice = Choice.LATEST
     cycle_key: str = ""
     instant: datetime | None = None
+    shared_key: str = ""
 
 
-_CYCLE_KEY = re.compile(r"[0-9]+-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_KEY = r"[0-9]+-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_CYCLE_KEY = re.compile(_KEY)
+_SHARED = re.compile(f"shared:({_KEY})")
 
 
 def parse_choice(text: str) -> PointChoice | str:
@@ -43,6 +48,9 @@ def parse_choice(text: str) -> PointChoice | str:
         return PointChoice(Choice(text))
     if _CYCLE_KEY.fullmatch(text):
         return PointChoice(Choice.CHOSEN, text)
+    shared = _SHARED.fullmatch(text)
+    if shared is not None:
+        return PointChoice(Choice.SHARED, shared_key=shared[1])
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
@@ -50,7 +58,7 @@ def parse_choice(text: str) -> PointChoice | str:
     if instant is None or instant.tzinfo is None:
         return (
             f"{text[:80]!r} names no recovery point: write latest, latest-app-consistent, a point's cycle key, "
-            "or an instant with its time zone, such as 2026-11-22T12:00:00Z."
+            "shared:KEY for a point shared with its replication group, or an instant with its time zone, such as 2026-11-22T12:00:00Z."
         )
     return PointChoice(Choice.AT_OR_BEFORE, instant=instant)
 
@@ -109,4 +117,7 @@ def choose(points: Collection[RecoveryPointRecord], choice: PointChoice) -> Reco
                 return "A point by time needs an instant with its time zone, such as 2026-11-22T12:00:00Z."
             found = latest(point for point in points if point.taken_at <= instant)
             missing = f"There is no recovery point as old as {instant.isoformat()}: the retention has passed."
+        case Choice.SHARED:
+            found = latest(point for point in points if point.shared_key and point.shared_key == choice.shared_key)
+            missing = f"There is no recovery point that is shared as {choice.shared_key!r}: it was pruned, or never committed."
     return found if found is not None else missing

@@ -46,6 +46,14 @@ class SlotLimits:
         return self.snapshots_per_datastore * 2 // 3
 
 
+class Transfer(NamedTuple):
+    """Disks in transfer, on an appliance and on a host."""
+
+    appliance: str
+    host: str
+    disks: int
+
+
 @dataclass(frozen=True, slots=True)
 class SlotRequest:
     """What a cycle needs.
@@ -70,6 +78,13 @@ class SlotRequest:
     requested_at: datetime
     in_progress: bool = False
     """The transfer has begun already: it comes before newly scheduled ones of its class."""
+    further: tuple[Transfer, ...] = ()
+    """A replication group asks as one: what its other members transfer. `datastores` holds the snapshots of all of them."""
+
+    @property
+    def transfers(self) -> tuple[Transfer, ...]:
+        """Everything that it transfers."""
+        return (Transfer(self.appliance, self.host, self.disks), *self.further)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +139,9 @@ class Taken:
     def add(self, vector: Lease | SlotRequest) -> None:
         """Take a whole vector."""
         self.add_transfer(vector.appliance, vector.host, vector.disks)
+        if isinstance(vector, SlotRequest):
+            for transfer in vector.further:
+                self.add_transfer(*transfer)
         self.add_snapshots(vector)
 
     def add_transfer(self, appliance: str, host: str, disks: int) -> None:
@@ -134,10 +152,11 @@ class Taken:
     def add_up_to(self, kind: Kind, request: SlotRequest) -> None:
         """Take a request's slots of the kinds up to one."""
         self.add_snapshots(request)
-        if kind >= Kind.HOST:
-            self.hosts[request.host] = self.hosts.get(request.host, 0) + request.disks
-        if kind >= Kind.APPLIANCE:
-            self.appliances[request.appliance] = self.appliances.get(request.appliance, 0) + request.disks
+        for appliance, host, disks in request.transfers:
+            if kind >= Kind.HOST:
+                self.hosts[host] = self.hosts.get(host, 0) + disks
+            if kind >= Kind.APPLIANCE:
+                self.appliances[appliance] = self.appliances.get(appliance, 0) + disks
 
     def add_snapshots(self, vector: Lease | SlotRequest) -> None:
         """Take a vector's snapshot slots alone."""
@@ -163,11 +182,27 @@ class Taken:
         disks = request.disks
         if stores or disks == 0:
             return stores
+        if request.further:
+            return self._lacking_together(request, limits)
         if self.hosts.get(request.host, 0) + disks > limits.disks_per_host:
             return (Resource(Kind.HOST, request.host),)
         if self.appliances.get(request.appliance, 0) + disks > limits.disks_per_appliance:
             return (Resource(Kind.APPLIANCE, request.appliance),)
         return ()
+
+    def _lacking_together(self, request: SlotRequest, limits: SlotLimits) -> tuple["Resource", ...]:
+        """Return the transfer slots that a group lacks: all hosts' that lack, or else all appliances'."""
+        hosts: dict[str, int] = {}
+        appliances: dict[str, int] = {}
+        for appliance, host, disks in request.transfers:
+            hosts[host] = hosts.get(host, 0) + disks
+            appliances[appliance] = appliances.get(appliance, 0) + disks
+        full = [name for name, disks in hosts.items() if disks and self.hosts.get(name, 0) + disks > limits.disks_per_host]
+        if full:
+            return tuple(Resource(Kind.HOST, name) for name in sorted(full))
+        taken, limit = self.appliances, limits.disks_per_appliance
+        full = [name for name, disks in appliances.items() if disks and taken.get(name, 0) + disks > limit]
+        return tuple(Resource(Kind.APPLIANCE, name) for name in sorted(full))
 
     def _snapshots_fit(
         self, priority: Priority, datastore: str, count: int, limits: SlotLimits, short_of_space: frozenset[str]
@@ -191,9 +226,26 @@ def effective_priority(request: SlotRequest, limits: SlotLimits, now: datetime) 
 
 
 def clamped(request: SlotRequest, limits: SlotLimits) -> SlotRequest:
-    """Return the request asking for no more transfer slots than a limit allows: its disks then go in turns."""
+    """Return the request asking for no more transfer slots than a limit allows: its disks then go in turns.
+
+    So do a group's members: those for which no slots are left at first ask for theirs when the others have ended.
+    """
+    if request.further:
+        return _clamped_together(request, limits)
     most = min(limits.disks_per_appliance, limits.disks_per_host)
     return request if request.disks <= most else replace(request, disks=most)
+
+
+def _clamped_together(request: SlotRequest, limits: SlotLimits) -> SlotRequest:
+    hosts: dict[str, int] = {}
+    appliances: dict[str, int] = {}
+    fitting = []
+    for appliance, host, disks in request.transfers:
+        on_host, on_appliance = hosts.get(host, 0), appliances.get(appliance, 0)
+        fits = max(min(disks, limits.disks_per_host - on_host, limits.disks_per_appliance - on_appliance), 0)
+        hosts[host], appliances[appliance] = on_host + fits, on_appliance + fits
+        fitting.append(Transfer(appliance, host, fits))
+    return replace(request, disks=fitting[0].disks, further=tuple(fitting[1:]))
 
 
 def without_transfer(lease: Lease) -> Lease:

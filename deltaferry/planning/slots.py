@@ -16,6 +16,9 @@ What is kept free for whom:
   slots before those of the host, and these before those of the appliance. What it could not use yet is left to others,
   and those who hold the snapshots that it waits for can come to their end.
 - A transfer that gave way does not take back what it gave, while a more urgent request waits for it.
+
+A replication group asks as one, for all its members together; nobody is asked to give way to it, and what it lacks is kept
+for it as for any other.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -128,7 +131,7 @@ def yielding(
     chosen: dict[_Identity, tuple[Lease, SlotRequest]] = {}
     for effective, request in _able_to_start(more_urgent, leases, limits, now, closed_appliances):
         lacking = taken.lacking(request, limits, short_of_space)
-        if lacking and lacking[0].kind is not Kind.DATASTORE:
+        if lacking and lacking[0].kind is not Kind.DATASTORE and not request.further:
             from_host = taken.hosts.get(request.host, 0) + request.disks - limits.disks_per_host
             from_appliance = taken.appliances.get(request.appliance, 0) + request.disks - limits.disks_per_appliance
             less_urgent = [
@@ -205,11 +208,15 @@ def _able_to_start(
         if held is not None and (held > 0 or waiter.disks == 0):
             continue
         disks_held[identity] = waiter.disks or 1
-        if closed and waiter.appliance in closed and not waiter.in_progress and waiter.priority is not Priority.PRE_FAILOVER:
+        if closed and not waiter.in_progress and waiter.priority is not Priority.PRE_FAILOVER and _is_closed(waiter, closed):
             continue
         request = clamped(waiter, limits)
         if request.disks >= min(waiter.disks, 1):  # else a transfer limit of zero: an operator lets nothing start
             yield effective, request
+
+
+def _is_closed(request: SlotRequest, closed: frozenset[str]) -> bool:
+    return request.appliance in closed or any(transfer.appliance in closed for transfer in request.further)
 
 
 def _identity(vector: Lease | SlotRequest) -> _Identity:
@@ -243,8 +250,9 @@ def _gave_way_to(
 ) -> bool:
     """Return whether a transfer that asks to go on would take the slots that more urgent requests wait for."""
     ahead = [other for urgency, other in passed_over if urgency < effective]
-    on_host = sum(other.disks for other in ahead if other.host == request.host)
-    on_appliance = sum(other.disks for other in ahead if other.appliance == request.appliance)
+    awaited = [transfer for other in ahead for transfer in other.transfers]
+    on_host = sum(transfer.disks for transfer in awaited if transfer.host == request.host)
+    on_appliance = sum(transfer.disks for transfer in awaited if transfer.appliance == request.appliance)
     return (on_host > 0 and taken.hosts.get(request.host, 0) + on_host + request.disks > limits.disks_per_host) or (
         on_appliance > 0
         and taken.appliances.get(request.appliance, 0) + on_appliance + request.disks > limits.disks_per_appliance

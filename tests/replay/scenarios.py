@@ -11,6 +11,7 @@ from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from workflows import names
+from workflows.group_messages import GroupResult, GroupView
 
 Scenario = Callable[[Bench], Awaitable[None]]
 
@@ -215,6 +216,43 @@ async def recovery_plan(bench: Bench) -> None:
     await first.until_migration(DrState.READY)
 
 
+async def replication_group(bench: Bench) -> None:
+    """A shared point, one that a member fails, one without a snapshot, a member that does not hold still, and the end."""
+    first, second = [await bench.replicated(vm, placed=True) for vm in ("web-01", "web-02")]
+    workflow_id = names.group_id(bench.site, "shop")
+    bench.started.append(workflow_id)
+    members = [first.workflow_id, second.workflow_id]
+    request = {"name": "shop", "site": bench.site, "members": members, "interval": "PT10H", "wait": "PT2M"}
+    group = await bench.client.start_workflow(
+        names.REPLICATION_GROUP, request, id=workflow_id, task_queue=names.CONTROL_QUEUE, result_type=GroupResult
+    )
+
+    async def tried(points: int) -> None:
+        async def enough() -> bool:
+            return len((await group.query("status", result_type=GroupView)).attempts) == points
+
+        await eventually(enough, f"{points} points that were tried for")
+
+    await tried(1)
+    bench.world.fail("apply", ErrorKind.CHECKSUM_MISMATCH)
+    await group.execute_update("take_point")
+    await tried(2)
+    bench.world.no_snapshot_of[second.vm] = ErrorKind.SNAPSHOT_REFUSED
+    await group.execute_update("take_point")
+    await tried(3)
+    await second.update("pause")
+    await second.until_state(ReplicationState.PAUSED)
+    await group.signal("take_point")
+    await tried(4)
+    third = await bench.replicated("web-03", placed=True)
+    await group.execute_update("add_member", {"member": third.workflow_id})
+    await group.execute_update("remove_member", {"member": second.workflow_id})
+    await third.update("stop")
+    await third.ended()
+    await group.execute_update("dissolve")
+    await group.result()
+
+
 async def the_way_home(bench: Bench) -> None:
     """A named policy, a failover that is committed, reprotect, another failback policy, failback, and replication to Azure again."""
     bench.profile(min_interval=QUICK)
@@ -253,5 +291,6 @@ SCENARIOS: dict[str, Scenario] = {
     "a-whole-site": a_whole_site,
     "disaster-recovery": disaster_recovery,
     "recovery-plan": recovery_plan,
+    "replication-group": replication_group,
     "the-way-home": the_way_home,
 }

@@ -29,6 +29,7 @@ _SCENARIOS = {
     "failed-migration-and-rollback",
     "inventory",
     "recovery-plan",
+    "replication-group",
     "resync-and-verify",
     "rollover",
     "stop-during-initial-replication",
@@ -86,6 +87,7 @@ def test_every_workflow_type_is_in_a_history() -> None:
         names.REPROTECT_VM,
         names.FAILBACK_VM,
         names.POLICY_BOOK,
+        names.REPLICATION_GROUP,
     }
     assert len(recorded) == len(WORKFLOWS)
 

@@ -17,7 +17,7 @@ from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import MigrationState, Operation, ReplicationState
 from deltaferry.planning.dr_states import AnyOperation, DrOperation
 from deltaferry.planning.transitions import Situation, allowed
-from workflows import names, operator_input, plan_input, policy_input
+from workflows import group_input, names, operator_input, plan_input, policy_input
 from workflows.refusals import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ GUIDE = ROOT / "docs" / "operators-guide.md"
 
 SHELLS = ("sh", "console")
 WIRE_TYPES = {
-    name: next(vars(module)[name] for module in (operator_input, plan_input, policy_input) if name in vars(module))
+    name: next(vars(module)[name] for module in (operator_input, plan_input, policy_input, group_input) if name in vars(module))
     for name in EXAMPLES
 }
 """The types that people write, by the name that stands behind `json` at the head of an example."""
@@ -54,6 +54,7 @@ OF_WORKFLOW = {
     names.ADOPT_REPLICATIONS: "AdoptInput",
     names.SITE_AUDIT: "AuditInput",
     names.RECOVERY_PLAN: "PlanInput",
+    names.REPLICATION_GROUP: "GroupInput",
 }
 
 BEFORE_THE_FIRST_COPY = (ReplicationState.INITIAL_QUEUED, ReplicationState.INITIAL_IN_PROGRESS, ReplicationState.INITIAL_FAILED)

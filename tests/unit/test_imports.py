@@ -22,6 +22,7 @@ MAY_IMPORT = {
         "workflows.names",
         "workflows.notice_messages",
         "workflows.operator_input",
+        "workflows.group_messages",
         "workflows.plan_messages",
         "workflows.point_views",
         "workflows.replication_state",

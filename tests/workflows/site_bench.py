@@ -21,7 +21,7 @@ from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import AnyMigrationState
 from tests.workflows.stand_ins import StandIns
-from tests.workflows.world import APPLIANCE, TARGET, World, new_profile
+from tests.workflows.world import APPLIANCE, PLACEMENT, TARGET, World, new_profile
 from workflows import names
 from workflows.register import WORKFLOWS
 from workflows.replication_state import CycleRecord, EndResult, EntityState, ReplicateVmInput, Replication
@@ -199,13 +199,16 @@ class Bench:
         self.started.append(workflow_id)
         return Running(self.client, workflow_id, vm, self.client.get_workflow_handle(workflow_id))
 
-    async def replicated(self, vm: str = "web-01", *, due: bool = False, auto_repair: bool = True) -> Running:
-        """Return a replication that has committed cycles and sleeps, or whose next cycle is due.
+    async def replicated(
+        self, vm: str = "web-01", *, due: bool = False, auto_repair: bool = True, placed: bool = False
+    ) -> Running:
+        """Return a replication that has committed cycles and sleeps, or whose next cycle is due; `placed`: it knows where its VM is.
 
         It starts where adopt would take it up, so that tests of later states need not wait for an initial replication.
         """
         record = commit_record(self, self.name_of(vm), due=due)
         record.state.auto_repair = auto_repair
+        record.state.placement = PLACEMENT if placed else record.state.placement
         key = record.replication.ref.replication_id
         self.world.records[key] = record
         self.world.seed_number[key] = record.state.fence

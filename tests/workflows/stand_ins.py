@@ -14,6 +14,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.inventory import InventorySummary
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, RecoveryPoint, Store
 from deltaferry.model.units import GRANULE
+from tests.workflows.group_stand_ins import GroupStandIns
 from tests.workflows.recovery_stand_ins import RecoveryStandIns
 from tests.workflows.reverse_stand_ins import ReverseStandIns
 from tests.workflows.world import NICS, PLACEMENT, compared, listed, plan_of, require_free, scripted_error, stored
@@ -81,7 +82,7 @@ from workflows.step_messages import (
 )
 
 
-class StandIns(RecoveryStandIns, ReverseStandIns):
+class StandIns(RecoveryStandIns, ReverseStandIns, GroupStandIns):
     """The activities."""
 
     # --- site, prerequisites, records ---
@@ -239,7 +240,8 @@ class StandIns(RecoveryStandIns, ReverseStandIns):
         if world.elsewhere is not None and request.granted not in (None, world.elsewhere):
             return BegunCycle("", datetime.now(UTC), world.powered_on, (), world.elsewhere, moved=True)
         without = world.without_snapshot and request.kind is CycleKind.FINAL and not world.powered_on
-        snapshot, epoch = ("", 999) if without else world.take_snapshot(request.replication.vm_name)
+        vm = request.replication.vm_name
+        snapshot, epoch = ("", 999) if without else world.together.get(request.cycle_key) or world.take_snapshot(vm)
         segments = world.segments.get(request.kind, 1)
         planned = tuple(
             PlannedDisk(

@@ -157,6 +157,12 @@ class World:
     """Final cycles of a source that is off get no snapshot, and read without one."""
     snapshots: dict[str, str] = field(default_factory=dict)
     """VM name to its held snapshot."""
+    no_snapshot_of: dict[str, ErrorKind] = field(default_factory=dict)
+    """VM name to why the next snapshot of its group cannot be taken of it."""
+    together: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """Cycle key to the snapshot that was taken together with those of its group, and its epoch."""
+    spread: timedelta = timedelta(milliseconds=20)
+    """Between the snapshots of one member of a group and the next."""
     most_snapshots: int = 0
     """The most VMs that held a snapshot at a time."""
     seed_number: Counter[str] = field(default_factory=Counter)

@@ -11,6 +11,7 @@ from activities.blackouts import Blackouts
 from activities.progress import StepProgress
 from deltaferry.model.replication import ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE, MIB
+from workflows.group_messages import TakenMember, TakenTogether, TogetherInput
 from workflows.replication_state import ReplicateVmInput
 from workflows.site_messages import (
     BlackoutsAnswer,
@@ -146,6 +147,10 @@ class StandIns:
             for disk in request.replication.disks
         )
         return BegunCycle("snapshot-1", datetime.now(UTC), True, disks)
+
+    @activity.defn(name="take_together")
+    async def take_together(self, request: TogetherInput) -> TakenTogether:
+        return TakenTogether(tuple(TakenMember(member.cycle_key, datetime.now(UTC)) for member in request.members))
 
     @activity.defn(name="next_off_hours")
     async def next_off_hours(self, request: OffHoursInput) -> OffHoursAnswer:
