@@ -2,7 +2,7 @@
 
 | # | what is tested | where |
 |---|---|---|
-| 1 | model-based state machine against disks in memory | `test_model`; short: `tests/e2e/test_random_histories` |
+| 1 | model-based state machine against disks in memory | `test_model`; short: `tests/e2e/test_random_histories`; operations in random order: `tests/workflows/test_random_operations` |
 | 2 | kill -9 and SIGSTOP at every numbered point | `test_kill_points`, `test_stop_points`; one of each kill in `tests/e2e/test_killed_processes` |
 | 3 | Temporal server restarted, cut off, its database lost | `test_crashes`, `test_faults_between`, `tests/e2e/test_killed_processes`, `tests/e2e/test_lost_server_state` |
 | 4 | zombie worker that wakes after its successor | `test_stop_points`, `tests/e2e/test_killed_processes` |
