@@ -50,6 +50,9 @@ class VCenter:
     def consolidate(self, instance_uuid: str, beat: Any) -> None:
         beat()
 
+    def await_creations(self, instance_uuid: str, beat: Any) -> None:
+        beat()
+
     def remove_snapshot(self, instance_uuid: str, moref: str, beat: Any) -> None:
         vm = self.vms[instance_uuid]
         self.vms[instance_uuid] = replace(vm, snapshots=tuple(s for s in vm.snapshots if s.moref != moref))
