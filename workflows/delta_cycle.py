@@ -91,6 +91,7 @@ async def run_cycle(
     kind: CycleKind,
     note: Note,
     was_committed: Callable[[CycleRecord], None],
+    was_settled: Callable[[], None],
     unless: Callable[[], bool],
     together: GroupGo | None = None,
 ) -> tuple[CycleRecord, FailureView | None]:
@@ -99,7 +100,8 @@ async def run_cycle(
     Raises PreemptedError, before anything was done, where `unless` comes to hold while slots are waited for.
 
     `was_committed` is called right after the commit: what follows then (consolidation, deleting the log) is waited for
-    here, but a migration need not wait for it. `together` is a replication group's word that the snapshot is taken, and
+    here, but a migration need not wait for it. `was_settled` is called when the point and the commit record are written, or
+    could not be: from then on nothing is lost by cutting it. `together` is a replication group's word that the snapshot is taken, and
     which of its slots are for this cycle.
     """
     if together is None:
@@ -124,6 +126,7 @@ async def run_cycle(
         record = _commit(replication, state, run, sealed)
         was_committed(record)
         failure = await _settle_committed(replication, state)
+        was_settled()
     except (FailureError, asyncio.CancelledError) as error:
         if is_cancelled_exception(error):
             await _let_go(replication, slots, profile, run, release)

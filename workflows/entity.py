@@ -57,6 +57,8 @@ class Entity(RecoveryCommands):
         """What runs beside the procedure: tests, the watch over the RPO, other workflows' requests."""
         self._reverse_watch: tuple[str, asyncio.Task[None]] | None = None
         """What this run has started to replicate back to the site: its workflow id, and its end."""
+        self._settling = False
+        """A cycle is committed, and its recovery point is being written."""
         self._cut: list[asyncio.Task[None]] = []
         """Cycles that an unplanned failover has cut, and that have not let go yet."""
         self._continue_after_migration = False

@@ -90,18 +90,22 @@ class EntityCycles(Entity):
         answers: list[asyncio.Task[None]] = []
 
         def committed(record: CycleRecord) -> None:
+            self._settling = True
             if wanted is not None and kind is CycleKind.FINAL:  # the source is off: its consolidation is not waited for
                 answers.append(asyncio.create_task(self._answer(wanted, record, None)))
+
+        def settled() -> None:
+            self._settling = False
 
         await self._cut_has_ended()
         self._running = True
         self._cycles_in_run += 1
         try:
             record, failure = await run_cycle(
-                self._replication, self._state, self._slots, kind, self._say, committed, unless, together
+                self._replication, self._state, self._slots, kind, self._say, committed, settled, unless, together
             )
         finally:
-            self._running = False
+            self._running = self._settling = False
         if wanted is not None and not answers:  # spec §2.5: the guest is shut down only when its disks are consolidated
             await self._answer(wanted, record, failure)
         for answer in answers:

@@ -73,8 +73,9 @@ class EntityFailover(EntityRpo):
             options=chosen,
             before=before.before if before is not None else s.replication_state,
             holders=before.holders if before is not None else (),
-            made=before.made if before is not None else (),
+            made=before.made if before is not None else s.left_by_migrations,
         )
+        s.left_by_migrations = ()
         s.migrate_options = options if isinstance(options, MigrateOptions) else s.migrate_options
         s.migration_state = _S.FAILOVER_IN_PROGRESS
 
@@ -336,9 +337,12 @@ class EntityFailover(EntityRpo):
     # --- what a failover cuts ---
 
     async def _let_run(self, work: "asyncio.Task[None]") -> None:
-        """Wait for a cycle, but not where an unplanned failover goes before it: then it is told to end, beside the failover."""
+        """Wait for a cycle, but not where an unplanned failover goes before it: then it is told to end, beside the failover.
+
+        One that is committed writes its recovery point first, which takes nothing of the site: the failover may be from it.
+        """
         try:
-            await workflow.wait_condition(lambda: work.done() or self._goes_before_everything())
+            await workflow.wait_condition(lambda: work.done() or (self._goes_before_everything() and not self._settling))
         except asyncio.CancelledError:
             work.cancel()
             await work

@@ -12,8 +12,10 @@ from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from deltaferry.planning.downtime import predicted_resync
 from deltaferry.planning.phrases import duration_text
 from workflows import names
+from workflows.dr_state import MadeInAzure
 from workflows.entity import merged
 from workflows.entity_scrub import EntityScrub
+from workflows.from_point import delete_made
 from workflows.job_messages import JobReport, MigrateInput
 from workflows.operator_input import MigrateOptions
 from workflows.policies import POWER
@@ -36,7 +38,11 @@ class EntityMigration(EntityScrub):
         s.jobs_minted += 1
         s.job_id = job_id = names.migration_id(workflow.info().workflow_id, s.jobs_minted)
         target = merged(s.target, options.target) if options.target is not None else s.target
-        start = MigrateInput(workflow.info().workflow_id, self._replication, options, target, s.source_off_by_us)
+        if not await self._delete_left("migrating: deleting what was made before"):
+            return
+        made = MadeInAzure(f"migrate-{s.jobs_minted}", target, tuple(disk.key for disk in self._replication.disks))
+        s.left_by_migrations = (made,)  # until it reports a VM that runs
+        start = MigrateInput(workflow.info().workflow_id, self._replication, options, target, s.source_off_by_us, made.job)
         self._say("migrating")
         await self._record()
         try:
@@ -75,6 +81,7 @@ class EntityMigration(EntityScrub):
         if result.target_vm_id is not None:
             s.migration_state, s.replication_state = _M.MIGRATED, _R.NONE
             s.migrated_at, s.guarded_nics = workflow.now(), result.guarded_nics
+            s.left_by_migrations = ()
             s.next_due, s.next_reason = None, ""
             s.health = ()
             self._say("migrated; waiting for complete, or resume")
@@ -103,6 +110,8 @@ class EntityMigration(EntityScrub):
     async def _roll_back(self) -> None:
         """Power the source on again after a migration that failed behind its shutdown."""
         self._rollback = False
+        if not await self._delete_left("deleting what the migration made in Azure: two of the VM must not run"):
+            return
         self._say("powering the source on again")
         if await self._unguard(power_on=True):
             s = self._state
@@ -117,6 +126,25 @@ class EntityMigration(EntityScrub):
             s.next_due = workflow.now()
             s.health = ()
             self._say("the source runs again; the next delta follows at once")
+
+    async def _delete_left(self, activity: str) -> bool:
+        """Delete what migrations that did not end well may have left in Azure; return whether all of it is gone."""
+        s = self._state
+        if not s.left_by_migrations:
+            return True
+        self._say(activity)
+        try:
+            for made in s.left_by_migrations:
+                await delete_made(self._replication, made)
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            s.migration_state = _M.MIGRATION_FAILED
+            s.health = (health_error(failure_of(error), workflow.now(), retried=False),)
+            self._say("what a migration left in Azure could not be deleted; send the request again")
+            return False
+        s.left_by_migrations = ()
+        return True
 
     async def _replicate_again(self) -> None:
         """Take up replication of a migrated VM's source again, from the committed change ids."""

@@ -13,7 +13,7 @@ from deltaferry.planning.dr_states import IN_FAILOVER, AnyMigrationState, AnyRep
 from deltaferry.planning.ladder import Rung
 from deltaferry.planning.quiescing import QuiesceWatch
 from deltaferry.planning.rpo import RpoWatch
-from workflows.dr_state import FailoverState, ServedRequest, TestRun
+from workflows.dr_state import FailoverState, MadeInAzure, ServedRequest, TestRun
 from workflows.notice_messages import RpoNotice
 from workflows.operator_input import EndOptions, MigrateOptions, TargetProperties
 from workflows.point_views import PointList
@@ -220,6 +220,8 @@ class EntityState:
     """Workflow id of the running child, or of the last one."""
     migration: MigrationResult | None = None
     migrated_at: datetime | None = None
+    left_by_migrations: tuple[MadeInAzure, ...] = ()
+    """What migrations made, or may have made, that did not report a VM that runs: deleted before the next, and before rollback."""
     migrate_options: MigrateOptions | None = None
     target: TargetProperties = field(default_factory=TargetProperties)
     profile: SiteProfile | None = None

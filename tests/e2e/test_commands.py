@@ -63,6 +63,7 @@ def _power(vm: Replicated) -> str:
 # --- pause and resume ---
 
 
+@pytest.mark.chaos
 async def test_pause_during_a_cycle_lets_it_finish_and_pause_during_a_sleep_acts_at_once(vm: Replicated) -> None:
     committed = (await vm.enable_and_sync()).cycles_committed
     await hold_a_delta(vm)

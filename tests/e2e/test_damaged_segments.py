@@ -294,7 +294,7 @@ _DAMAGED, _OTHER, _MISSING = ErrorKind.SEGMENT_DAMAGED, ErrorKind.MANIFEST_MISMA
     [
         pytest.param(flip_a_bit, _OTHER, id="flipped-bit"),
         pytest.param(truncate, _OTHER, id="truncated", marks=pytest.mark.chaos),
-        pytest.param(lose, _MISSING, id="missing"),
+        pytest.param(lose, _MISSING, id="missing", marks=pytest.mark.chaos),
         pytest.param(exchange, _OTHER, id="exchanged", marks=pytest.mark.chaos),
         pytest.param(listed(flip_a_bit), _DAMAGED, id="flipped-bit-listed", marks=pytest.mark.chaos),
         pytest.param(listed(truncate), _DAMAGED, id="truncated-listed", marks=pytest.mark.chaos),
@@ -314,7 +314,7 @@ async def test_a_damaged_segment_fails_the_cycle_and_the_next_one_repairs_it(
     ("disguise", "kind"),
     [
         pytest.param(unlisted, _OTHER, id="older", marks=pytest.mark.chaos),
-        pytest.param(listed, _DAMAGED, id="older-listed"),
+        pytest.param(listed, _DAMAGED, id="older-listed", marks=pytest.mark.chaos),
     ],
 )
 async def test_a_segment_of_an_earlier_cycle_fails_the_cycle_and_the_next_one_repairs_it(

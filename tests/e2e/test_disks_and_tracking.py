@@ -250,6 +250,7 @@ async def test_what_is_not_allocated_is_neither_read_nor_sent_nor_written(make_o
     vm.assert_seeds_equal_source()
 
 
+@pytest.mark.chaos
 async def test_where_the_datastore_cannot_tell_allocated_areas_the_whole_disk_is_read(make_of: Callable[..., Replicated]) -> None:
     vm = make_of("no-epoch", (6 * MIB + SECTOR, os.urandom(MIB)))
     vm.world.vcenter_control.set_tracking(vm.source.moref, star=StarAnswer.NO_EPOCH)

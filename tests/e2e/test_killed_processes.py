@@ -47,6 +47,7 @@ async def vm(lab: Lab, client: Client, request: pytest.FixtureRequest) -> AsyncI
     await replicated.discard()
 
 
+@pytest.mark.chaos
 async def test_workers_killed_in_the_middle_are_replaced_without_sending_a_stored_segment_again(lab: Lab, vm: Replicated) -> None:
     """The source worker dies while it sends a chunk, the target worker while it applies the one before."""
     hold_after(lab.world, "log", "PutBlob", 0, path="/0000000003", count=1)

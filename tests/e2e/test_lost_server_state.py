@@ -268,6 +268,7 @@ async def test_database_lost_idle(vm: Replicated, lab: Lab) -> None:
     await goes_on_with_deltas(vm, copies=0)
 
 
+@pytest.mark.chaos
 async def test_adopt_of_a_replication_that_runs_is_refused_with_its_reason(vm: Replicated) -> None:
     await vm.enable_and_sync()
     result = await adopt(vm)

@@ -68,6 +68,7 @@ async def _until(vm: Replicated, state: DrState) -> StatusView:
     return await vm.until(lambda view: view.migration_state == state.value, state.value)
 
 
+@pytest.mark.chaos
 async def test_a_vm_is_tried_out_beside_its_deltas_and_the_clean_up_leaves_nothing(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await vm.handle.execute_update("update_policy", _POLICY)
@@ -93,6 +94,7 @@ async def test_a_vm_is_tried_out_beside_its_deltas_and_the_clean_up_leaves_nothi
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_an_unplanned_failover_another_point_a_cancel_and_a_commit(vm: Replicated) -> None:
     await vm.enable_and_sync()
     await vm.handle.execute_update("update_policy", _POLICY)

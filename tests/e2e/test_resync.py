@@ -161,6 +161,7 @@ async def test_without_auto_repair_it_waits_for_repair_and_stop_cuts_a_resync(vm
     vm.assert_nothing_left()
 
 
+@pytest.mark.chaos
 async def test_verify_locates_a_flipped_byte_and_the_resync_repairs_it(vm: Replicated) -> None:
     await vm.enable_and_sync(auto_repair=True)
     await vm.handle.execute_update("verify")

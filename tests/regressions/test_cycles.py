@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable
 from typing import cast
 
+import pytest
 from temporalio.client import Client
 
 from deltaferry.model.naming import COMMIT_RECORD, gateway_container
@@ -101,6 +102,7 @@ def test_b8_a_disk_without_changes_does_not_end_the_cycle_for_the_disks_after_it
         }
 
 
+@pytest.mark.chaos
 def test_b12_no_disk_is_lost_on_a_vm_with_many_disks_and_many_snapshots_of_others(
     by_hand: Callable[..., ByHand], dice: random.Random
 ) -> None:

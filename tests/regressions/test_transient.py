@@ -15,6 +15,7 @@ from deltaferry.model.naming import COMMIT_RECORD, gateway_container
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
 from lab.vcenter.faults import FaultName, FaultRequest
+from tests.e2e.accidents import overwrite
 from tests.e2e.by_hand import ByHand
 from tests.regressions.whole_cycles import carry_delta, changed, copy_everything, finish
 from workflows.step_messages import BeginCycleInput
@@ -130,12 +131,10 @@ def test_complaint_15_a_fault_of_vcenter_costs_one_attempt(by_hand: Callable[...
     assert changed(carry_delta(hand)) == {source.disks[0].key: GRANULE}
 
 
-def test_complaint_15_a_read_that_breaks_off_is_taken_up_where_it_was(
-    by_hand: Callable[..., ByHand], dice: random.Random
-) -> None:
+def test_complaint_15_a_read_that_breaks_off_is_taken_up_where_it_was(by_hand: Callable[..., ByHand]) -> None:
     """The same, for the disk's data: what is stored is not read again."""
     hand = by_hand("c15-read", 6 * BLOCK)
-    hand.vm.write(0, 0, dice.randbytes(5 * BLOCK))
+    overwrite(hand.vm, 0, 0, 5 * BLOCK)
     hand.prepare()
     for host in hand.world.vcenter_control.state().hosts:
         hand.world.vcenter_control.set_nbd(host.name, cut_after_bytes=3 * BLOCK)

@@ -181,3 +181,16 @@ async def test_a_failover_cuts_a_resync_and_cancelling_it_resynchronises(bench: 
     held.release()
     await running.update("cancel_failover")
     await running.until(lambda v: v.failover is None and len(v.resyncs) == 1, "resynchronised")
+
+
+async def test_a_failover_is_from_the_point_of_a_cycle_that_is_committed_and_still_writes_it(bench: Bench) -> None:
+    hold = bench.world.hold("settle_cycle")
+    running = await bench.replicated(due=True)
+    await hold.reached()
+    committed = await running.status()
+    assert committed.cycles_committed == 2
+    await running.update("failover")
+    hold.release()
+    view = await running.until_migration(DrState.FAILED_OVER)
+    assert view.failover is not None
+    assert (view.failover.point_taken_at, len(bench.world.points)) == (committed.last_recovery_point, 2)

@@ -8,7 +8,7 @@ from temporalio.exceptions import CancelledError
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench, Running, commit_record
 from workflows.site_messages import SiteProfile
-from workflows.step_messages import BeginCycleInput, CommitRecordsInput
+from workflows.step_messages import BeginCycleInput, CommitRecordsInput, DeleteTargetInput, ImportInput
 
 _PAGES = 3
 
@@ -82,6 +82,24 @@ async def test_a_terminated_migration_shows_as_failed_and_can_be_rolled_back(ben
     await running.update("rollback")
     await running.until_migration(MigrationState.TEST_PENDING)
     assert bench.world.powered_on
+    assert bench.world.order(("delete_target", "unguard_source")) == ["delete_target", "unguard_source"], "never two of the VM"
+
+
+async def test_a_migration_deletes_what_a_terminated_one_has_left_in_its_way(bench: Bench) -> None:
+    hold = bench.world.hold("create_target_vm")
+    running = await bench.replicated()
+    await running.update("migrate_now")
+    await hold.reached()
+    view = await running.until_migration(MigrationState.MIGRATION_IN_PROGRESS)
+    await bench.client.get_workflow_handle(view.job_id or "").terminate("by mistake")
+    await running.until_migration(MigrationState.MIGRATION_FAILED)
+    hold.release()
+    await running.update("migrate_now")
+    await running.until_migration(MigrationState.MIGRATED)
+    first, second = (request.job for request in bench.world.inputs("import_disks", ImportInput))
+    (deleted,) = bench.world.inputs("delete_target", DeleteTargetInput)
+    assert deleted.job == first != second
+    assert set(deleted.disk_keys) == {disk.key for disk in bench.world.disks}
 
 
 async def test_a_cancelled_migration_deletes_what_it_made_in_azure_and_shows_as_failed(bench: Bench) -> None:
