@@ -253,6 +253,7 @@ async def test_members_of_a_terminated_group_go_alone_by_themselves(bench: Bench
     await first.update("pause")
     await first.update("resume")
     await first.until_committed(2)
+    hold.release()
     again = await _group(bench, first, second)
     assert (await _attempt(again))[1].shared
 
@@ -394,6 +395,9 @@ async def test_a_cancelled_group_leaves_neither_snapshots_nor_slots_nor_members(
         await group.result()
     for running in (first, second):
         await running.until(lambda view: view.group == "" and view.activity.startswith("idle"), "on its own")
+        await running.update("pause")
+        await running.update("resume")
+        await running.until_committed(2)
     assert bench.world.snapshots == {}
     await bench.until_no_leases(group.id)
 
