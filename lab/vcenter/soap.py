@@ -128,7 +128,7 @@ def parse_request(body: bytes) -> SoapRequest:
     parser = _RequestParser()
     try:
         parser.parser.Parse(body, True)
-    except (ExpatError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (ExpatError, LookupError, TypeError, AttributeError, ValueError) as error:  # LookupError: of an unknown encoding, too
         raise BadRequestError(f"the request cannot be read: {type(error).__name__}") from error
     this: Any = None
     arguments: dict[str, Any] = {}

@@ -92,6 +92,7 @@ async def test_pause_during_a_cycle_lets_it_finish_and_pause_during_a_sleep_acts
 # --- the initial replication ---
 
 
+@pytest.mark.chaos
 async def test_initial_replication_refuses_migrate_and_pause_with_the_sentence_and_accepts_stop(vm: Replicated) -> None:
     await enable_and_hold(vm)
     await vm.state(ReplicationState.INITIAL_IN_PROGRESS)

@@ -126,6 +126,7 @@ async def _failed_cycles(vm: Replicated, known: frozenset[str], count: int) -> b
     return len(failed) >= count and all(record.failure.startswith(ErrorKind.DATASTORE_FULL.value) for record in failed)
 
 
+@pytest.mark.chaos
 async def test_a_snapshot_is_released_when_the_datastore_runs_full_and_the_next_cycle_covers_what_it_had(
     lab: Lab, vm: Replicated, datastore: Datastore
 ) -> None:

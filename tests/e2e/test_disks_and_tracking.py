@@ -379,6 +379,7 @@ async def test_a_leftover_snapshot_of_ours_is_removed_before_the_next_one_is_tak
     assert await all_committed(vm)
 
 
+@pytest.mark.chaos
 async def test_snapshots_of_others_are_never_removed_not_even_as_children_of_ours(vm: Replicated) -> None:
     control, moref = vm.world.vcenter_control, vm.source.moref
     await paused(vm)

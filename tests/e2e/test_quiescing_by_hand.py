@@ -121,6 +121,7 @@ def test_points_are_of_the_kind_that_was_obtained_and_say_why_it_is_less(replica
 
 
 @pytest.mark.parametrize("tools", [False, True])
+@pytest.mark.chaos
 def test_a_guest_without_running_tools_or_that_fails_gives_a_crash_consistent_cycle(replicated: Make, tools: bool) -> None:
     hand = replicated()
     control, moref = hand.world.vcenter_control, hand.vm.source.moref
@@ -140,6 +141,7 @@ def test_a_snapshot_fault_that_is_not_the_guests_falls_back_too(replicated: Make
     assert (begun.quiesce.answer, begun.quiesce.kind) == (QuiesceAnswer.FAILED, CRASH)
 
 
+@pytest.mark.chaos
 def test_a_quiesced_snapshot_that_was_given_up_is_removed_when_it_arrives(replicated: Make) -> None:
     hand = replicated()
     control, moref = hand.world.vcenter_control, hand.vm.source.moref

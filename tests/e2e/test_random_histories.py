@@ -104,6 +104,7 @@ def secrets(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(history=HISTORIES)
+@pytest.mark.chaos
 def test_the_seed_is_the_sources_snapshot_after_every_committed_cycle(lab: Lab, secrets: None, history: History) -> None:
     note(f"seed {history.seed}")
     event(f"{len(history.cycles)} cycles: {', '.join(sorted({cycle.cut for cycle in history.cycles + history.initial}))}")

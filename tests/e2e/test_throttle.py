@@ -47,6 +47,7 @@ async def throttle(lab: Lab, client: Client, vm: Replicated) -> AsyncIterator[Th
     await made.set("", "unlimited")
 
 
+@pytest.mark.chaos
 async def test_a_throttle_set_at_the_arbiter_holds_the_transfers_of_the_appliance(vm: Replicated, throttle: Throttle) -> None:
     await throttle.set("1 Mbit/s", "1 Mbit/s")
     for granule in range(2 * MIB // GRANULE):  # a snapshot may come between two of them: then one cycle has the larger part
