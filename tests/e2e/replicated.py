@@ -14,6 +14,7 @@ from azure.storage.blob import BlobServiceClient
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
+from console.client import BETWEEN_TWO_RUNS
 from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
@@ -165,12 +166,18 @@ class Replicated:
         ended = (MigrationState.MIGRATED.value, MigrationState.MIGRATION_FAILED.value)
         return await self.until(lambda status: status.migration_state in ended, "the end of the migration")
 
+    async def _end(self, operation: str) -> None:
+        """Send what ends replication, which continues as new at once: an event that overtakes that has the server ask for it again."""
+        async for attempt in BETWEEN_TWO_RUNS:
+            with attempt:
+                await self.handle.execute_update(operation)
+
     async def complete(self) -> None:
-        await self.handle.execute_update("complete")
+        await self._end("complete")
         await asyncio.wait_for(self.handle.result(), LIMIT_S)
 
     async def stop(self) -> None:
-        await self.handle.execute_update("stop")
+        await self._end("stop")
         await asyncio.wait_for(self.handle.result(), LIMIT_S)
 
     # --- oracles ---
