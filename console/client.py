@@ -181,6 +181,17 @@ BETWEEN_TWO_RUNS = AsyncRetrying(
 """The server refuses an update that meets a run just as it continues as new: the next run takes it."""
 
 
+async def update(handle: WorkflowHandle[Any, Any], name: str, *arguments: object, within: timedelta) -> str:
+    """Send an update to any workflow and return its sentence, again where it meets a run that continues as new.
+
+    Raises WorkflowUpdateFailedError where it is refused, RPCError.
+    """
+    async for attempt in BETWEEN_TWO_RUNS:
+        with attempt:
+            sentence: str = await handle.execute_update(name, args=list(arguments), result_type=str, rpc_timeout=within)
+    return sentence
+
+
 async def send(handle: Handle, operation: AnyOperation, argument: object | None = None) -> str:
     """Send an operation and return the sentence that says what happens now.
 
@@ -188,11 +199,7 @@ async def send(handle: Handle, operation: AnyOperation, argument: object | None 
     """
     arguments = [] if argument is None else [argument]
     try:
-        async for attempt in BETWEEN_TWO_RUNS:
-            with attempt:
-                sentence: str = await handle.execute_update(
-                    operation.value, args=arguments, result_type=str, rpc_timeout=_ACCEPT_WITHIN
-                )
+        return await update(handle, operation.value, *arguments, within=_ACCEPT_WITHIN)
     except RPCError as error:
         if error.status is not RPCStatusCode.NOT_FOUND:
             raise
@@ -202,7 +209,6 @@ async def send(handle: Handle, operation: AnyOperation, argument: object | None 
             "`deltaferry enable` starts a new one.",
             ErrorKind.VM_NOT_FOUND,
         ) from error
-    return sentence
 
 
 async def live_progress(client: Client, handle: Handle) -> LiveProgress:

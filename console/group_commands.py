@@ -12,7 +12,6 @@ from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, W
 from temporalio.service import RPCError, RPCStatusCode
 
 from console import client as replicating
-from console.client import BETWEEN_TWO_RUNS
 from console.options import ConfigOption, JsonOption, ReasonOption, VmArgument, read_duration, validated
 from console.outcomes import CommandError, ExitCode
 from console.output import local_time
@@ -199,7 +198,7 @@ def _change(session: Session, name: str, vm: str, site: str | None, verb: str, r
         of_site = handle.id.split("/")[1]
         known = {member.vm: member.replication for member in (await _status(handle)).members}
         member = known.get(vm) or (await replicating.find(client, vm, of_site)).id  # one that is gone is taken out by its name
-        sentence = await _update(handle, verb, GroupMemberInput(member, reason))
+        sentence = await replicating.update(handle, verb, GroupMemberInput(member, reason), within=_ACCEPT_WITHIN)
         session.output.result(Text(sentence), {"workflow_id": handle.id, "member": member, "result": sentence})
 
     session.run(work)
@@ -208,17 +207,10 @@ def _change(session: Session, name: str, vm: str, site: str | None, verb: str, r
 def _send(session: Session, name: str, site: str | None, verb: str, reason: str) -> None:
     async def work(client: Client) -> None:
         handle = await _find(client, name, site)
-        sentence = await _update(handle, verb, Reason(reason))
+        sentence = await replicating.update(handle, verb, Reason(reason), within=_ACCEPT_WITHIN)
         session.output.result(Text(sentence), {"workflow_id": handle.id, "operation": verb, "result": sentence})
 
     session.run(work)
-
-
-async def _update(handle: WorkflowHandle[Any, Any], verb: str, argument: object) -> str:
-    async for attempt in BETWEEN_TWO_RUNS:
-        with attempt:
-            sentence: str = await handle.execute_update(verb, argument, result_type=str, rpc_timeout=_ACCEPT_WITHIN)
-    return sentence
 
 
 async def _made(handle: WorkflowHandle[Any, Any]) -> GroupView:

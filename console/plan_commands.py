@@ -14,7 +14,7 @@ from rich.text import Text
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from console.client import BETWEEN_TWO_RUNS
+from console.client import update
 from console.options import ConfigOption, JsonOption, ReasonOption, WaitOption
 from console.outcomes import CommandError, ExitCode
 from console.output import Output, local_time
@@ -215,9 +215,7 @@ def clean_up(
 def _send(session: Session, reference: str, verb: str, request: PlanRequest) -> None:
     async def work(client: Client) -> None:
         handle = await _find(client, reference)
-        async for attempt in BETWEEN_TWO_RUNS:
-            with attempt:
-                sentence: str = await handle.execute_update(verb, request, result_type=str, rpc_timeout=_ACCEPT_WITHIN)
+        sentence = await update(handle, verb, request, within=_ACCEPT_WITHIN)
         session.output.result(Text(sentence), {"workflow_id": handle.id, "operation": str(verb), "result": sentence})
 
     session.run(work)

@@ -11,7 +11,7 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from console.client import BETWEEN_TWO_RUNS
+from console.client import BETWEEN_TWO_RUNS, update
 from console.options import ConfigOption, JsonOption, ReasonOption, read_duration, validated
 from console.outcomes import CommandError, ExitCode
 from console.session import Session
@@ -126,11 +126,7 @@ def delete(name: NameArgument, reason: ReasonOption = "", config: ConfigOption =
         if name not in known:
             raise _missing(name, known)
         handle: WorkflowHandle[Any, Any] = client.get_workflow_handle(names.POLICIES_ID)
-        async for attempt in BETWEEN_TWO_RUNS:
-            with attempt:
-                sentence: str = await handle.execute_update(
-                    "delete_policy", PolicyName(name, reason), result_type=str, rpc_timeout=_ACCEPT_WITHIN
-                )
+        sentence = await update(handle, "delete_policy", PolicyName(name, reason), within=_ACCEPT_WITHIN)
         session.output.result(Text(sentence), {"name": name, "result": sentence})
 
     session.run(work)

@@ -9,7 +9,6 @@ import dataclasses
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError
 
 from deltaferry.model.states import MigrationState
 from deltaferry.planning.retention import Choice, PointChoice
@@ -30,7 +29,7 @@ from workflows.group_messages import (
 )
 from workflows.growth import growth_of_cycle
 from workflows.replication_state import ReplicateVmInput
-from workflows.steps import cancellation_kept
+from workflows.steps import cancellation_kept, told
 
 _LOOK = timedelta(minutes=1)
 """How often a member that holds still looks whether its group runs."""
@@ -68,7 +67,7 @@ class EntityGroups(EntityRequests):
         objection = ""
         if s.point is None or self._ending is not None:
             objection = f"{self._replication.vm_name} has no recovery point yet, or is being stopped."
-        elif s.group not in ("", asked.group) and await self._tell(s.group, names.MEMBER_READY, self._ready("", False)):
+        elif s.group not in ("", asked.group) and await told(s.group, names.MEMBER_READY, self._ready("", False)):
             objection = f"{self._replication.vm_name} is a member of {s.group}: take it out there first."
         if not objection:
             s.group = asked.group
@@ -84,7 +83,7 @@ class EntityGroups(EntityRequests):
             profile=self.profile(),
             retention=s.policy.retention if s.policy is not None else None,
         )
-        await self._tell(asked.group, names.MEMBER_ANSWERED, answer)
+        await told(asked.group, names.MEMBER_ANSWERED, answer)
 
     @workflow.signal(name=names.GROUP_LEFT, description="Sent by a replication group: the replication is no member any more.")
     def group_left(self, left: GroupLeft) -> None:
@@ -104,7 +103,7 @@ class EntityGroups(EntityRequests):
             ended = MemberEnded(
                 workflow.info().workflow_id, "", False, f"{self._replication.vm_name} replicates no more", left=True
             )
-            await self._tell(s.group, names.MEMBER_ENDED, ended)
+            await told(s.group, names.MEMBER_ENDED, ended)
             s.group = ""
 
     # --- a point ---
@@ -117,7 +116,7 @@ class EntityGroups(EntityRequests):
             s.group = hold.group  # it was adopted from a record of before it joined
         why = f"it is a member of {s.group}" if s.group != hold.group else self._why_not_idle()
         if why:
-            await self._tell(hold.group, names.MEMBER_READY, self._ready(hold.key, False, why))
+            await told(hold.group, names.MEMBER_READY, self._ready(hold.key, False, why))
         elif self._hold is None or self._hold.key != hold.key:
             self._hold, self._go = hold, None
 
@@ -128,7 +127,7 @@ class EntityGroups(EntityRequests):
             self._go = go
         elif all(known.key != go.key for known in self._shares):
             ended = dataclasses.replace(self._ended(go.key, False, "it did not wait any longer"), untouched=True)
-            await self._tell(go.group, names.MEMBER_ENDED, ended)
+            await told(go.group, names.MEMBER_ENDED, ended)
 
     @workflow.signal(name=names.GROUP_RELEASE, description="Sent by a replication group: there will be no shared point.")
     def group_release(self, released: GroupRelease) -> None:
@@ -145,7 +144,7 @@ class EntityGroups(EntityRequests):
         committed = point is not None and point.shared_key == asked.key
         known = next((one for one in self._shares if one.key == asked.key), None)
         ended = known or self._ended(asked.key, committed, "" if committed else "it knows nothing of it: it was reset or adopted")
-        await self._tell(asked.group, names.MEMBER_ENDED, ended)
+        await told(asked.group, names.MEMBER_ENDED, ended)
 
     @workflow.signal(
         name=names.SHARED_POINT_MADE, description="Sent by a replication group: every member has committed the point."
@@ -199,7 +198,7 @@ class EntityGroups(EntityRequests):
             s.cycles_minted += 1
             ready = dataclasses.replace(ready, cycle_key=mint_cycle_key(s.cycles_minted))
             self._say(f"holding still for a shared point of {hold.group}")
-        there = await self._tell(hold.group, names.MEMBER_READY, ready)
+        there = await told(hold.group, names.MEMBER_READY, ready)
         if ready.ready and there:
             await self._wait_for_group(hold, ready)
         go, self._go = self._go, None
@@ -225,16 +224,16 @@ class EntityGroups(EntityRequests):
                     lambda: is_over() or wants_out(), timeout=_LOOK, timeout_summary=f"does {hold.group} still run"
                 )
             except TimeoutError:
-                if await self._tell(hold.group, names.MEMBER_READY, ready):
+                if await told(hold.group, names.MEMBER_READY, ready):
                     continue
                 return
             if not is_over():
                 withdrew = True
                 ready = dataclasses.replace(ready, ready=False, sentence="something that was asked for goes first")
-                if not await self._tell(hold.group, names.MEMBER_READY, ready):
+                if not await told(hold.group, names.MEMBER_READY, ready):
                     return
         if self._go is None and self._hold is hold:
-            await self._tell(hold.group, names.MEMBER_READY, self._ready(hold.key, False, "it did not wait any longer"))
+            await told(hold.group, names.MEMBER_READY, self._ready(hold.key, False, "it did not wait any longer"))
 
     async def _share(self, go: GroupGo) -> None:
         """Run the cycle, tell the group what became of it, and leave the next one to the group."""
@@ -250,7 +249,7 @@ class EntityGroups(EntityRequests):
         self._shares = (*self._shares, ended)[-_KEPT:]
         s.unshared = s.unshared[-_UNSHARED:]
         self._hold = None
-        await self._tell(go.group, names.MEMBER_ENDED, ended)
+        await told(go.group, names.MEMBER_ENDED, ended)
 
     def _ready(self, key: str, ready: bool, sentence: str = "") -> MemberReady:
         s = self._state
@@ -268,11 +267,3 @@ class EntityGroups(EntityRequests):
 
     def _ended(self, key: str, committed: bool, sentence: str) -> MemberEnded:
         return MemberEnded(workflow.info().workflow_id, key, committed, sentence)
-
-    async def _tell(self, group: str, signal: str, message: object) -> bool:
-        """Tell a group something; return whether it runs."""
-        try:
-            await workflow.get_external_workflow_handle(group).signal(signal, message)
-        except FailureError:
-            return False
-        return True

@@ -13,8 +13,7 @@ from workflows import names
 from workflows.group_input import GroupMemberInput
 from workflows.group_messages import GroupJoin, GroupLeft, GroupMember, MemberAnswer, MemberEnded, MemberReady
 from workflows.group_point import GroupPoint
-from workflows.group_round import tell
-from workflows.steps import refusal
+from workflows.steps import refusal, tell
 
 _ANSWER_WITHIN = timedelta(minutes=1)
 

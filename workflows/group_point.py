@@ -33,12 +33,12 @@ from workflows.group_messages import (
     TogetherInput,
     TogetherMember,
 )
-from workflows.group_round import GivenUpError, Round, tell
+from workflows.group_round import GivenUpError, Round
 from workflows.holding_slots import PreemptedError, SlotHolder
 from workflows.policies import TOGETHER
 from workflows.slot_messages import SlotsPart
 from workflows.step_messages import OnReplication
-from workflows.steps import cancellation_kept, failure_of, perform
+from workflows.steps import cancellation_kept, failure_of, perform, tell
 
 _ASK_AGAIN = timedelta(minutes=5)
 """How often a member is asked what became of its part of a point: it may have been terminated."""

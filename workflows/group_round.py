@@ -3,9 +3,6 @@
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
-
 from workflows.group_messages import GroupMember, MemberEnded, MemberReady
 from workflows.site_messages import SiteProfile
 
@@ -49,14 +46,3 @@ class Round:
     def untouched(self) -> list[str]:
         """Return the members that have a snapshot, and run no cycle from it."""
         return [replication for replication, ended in self.ended.items() if ended.untouched]
-
-
-async def tell(workflow_id: str, signal: str, message: object) -> bool:
-    """Send a signal; return whether its receiver runs."""
-    try:
-        await workflow.get_external_workflow_handle(workflow_id).signal(signal, message)
-    except FailureError as error:
-        if is_cancelled_exception(error):
-            raise
-        return False
-    return True

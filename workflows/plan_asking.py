@@ -5,7 +5,6 @@ from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from deltaferry.model.states import JobOutcome
 from deltaferry.planning.dr_states import DrOperation
@@ -14,6 +13,7 @@ from deltaferry.planning.recovery_plan import RunKind
 from workflows import names
 from workflows.plan_messages import Asked, PlanRunState, RunOptions
 from workflows.service_messages import OperationAnswer, OperationWanted
+from workflows.steps import tell
 
 ASK_AGAIN = timedelta(minutes=5)
 """While a replication has not accepted: it may have been adopted meanwhile, and then knows nothing of the request."""
@@ -84,7 +84,7 @@ class PlanAsking:
             if state.asked[key].over:
                 break
             wanted = OperationWanted(workflow.info().workflow_id, state.asked[key].request_id, operation, options)
-            there = await _signal(vm, wanted)
+            there = await tell(vm, names.OPERATION_WANTED, wanted)
             state.asked[key] = dataclasses.replace(state.asked[key], asked_at=workflow.now())
             failed = self._given_up(state, key, vm, there)
             if failed:
@@ -126,14 +126,3 @@ class PlanAsking:
                 "ending. Look at its status, then retry or skip."
             )
         return ""
-
-
-async def _signal(vm: str, wanted: OperationWanted) -> bool:
-    """Send a request; return whether its receiver runs."""
-    try:
-        await workflow.get_external_workflow_handle(vm).signal(names.OPERATION_WANTED, wanted)
-    except FailureError as error:
-        if is_cancelled_exception(error):
-            raise
-        return False
-    return True

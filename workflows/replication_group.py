@@ -24,13 +24,12 @@ with workflow.unsafe.imports_passed_through():
         GroupView,
     )
     from workflows.group_presenting import group_details, group_view, offered_keys
-    from workflows.group_round import tell
     from workflows.holding_slots import SlotHolder, ensure_arbiter
     from workflows.operator_input import Reason
     from workflows.refusals import EXAMPLES
     from workflows.site_messages import SiteProfile
     from workflows.slot_messages import SlotsAskedBack, SlotsDelayed, SlotsGranted
-    from workflows.steps import cancellation_kept, refusal
+    from workflows.steps import cancellation_kept, refusal, tell
 
 _STATE = TypeAdapter(GroupState)
 _LONGEST_HISTORY = 1500

@@ -5,10 +5,10 @@ from datetime import timedelta
 from typing import TypeVar
 
 from temporalio import workflow
-from temporalio.exceptions import FailureError
 
 from workflows import names
 from workflows.job_messages import JobReport
+from workflows.steps import told
 
 T = TypeVar("T")
 
@@ -57,17 +57,9 @@ async def in_phase(phases: list[tuple[str, float]], name: str, work: Awaitable[T
 
 async def report_once(entity_id: str, report: JobReport) -> bool:
     """Report to the replication; return whether it runs."""
-    return await _sent(entity_id, names.JOB_FINISHED, report)
+    return await told(entity_id, names.JOB_FINISHED, report)
 
 
 async def is_running(job_id: str) -> bool:
     """Return whether a job runs, and have it report again what a replication may have missed."""
-    return await _sent(job_id, names.ENTITY_ADOPTED)
-
-
-async def _sent(workflow_id: str, signal: str, *message: JobReport) -> bool:
-    try:
-        await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=list(message))
-    except FailureError:
-        return False
-    return True
+    return await told(job_id, names.ENTITY_ADOPTED)

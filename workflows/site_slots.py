@@ -35,7 +35,7 @@ with workflow.unsafe.imports_passed_through():
         SlotsState,
         SlotsWanted,
     )
-    from workflows.steps import failure_of, perform, refusal, require_carried
+    from workflows.steps import failure_of, perform, refusal, require_carried, told
 
 _ASK_HOLDERS_EVERY = timedelta(minutes=1)
 """While others wait: twice the heartbeat limit of the steps, after which nothing of a dead holder's runs any more."""
@@ -215,7 +215,7 @@ class SiteSlots:
             limits=SETTLE,
             summary="which replications run",
         )
-        asked = [holder for holder in found.holders if await self._signal(holder, names.ANNOUNCE_SLOTS)]
+        asked = [holder for holder in found.holders if await told(holder, names.ANNOUNCE_SLOTS)]
         try:
             await workflow.wait_condition(
                 lambda: self._announced.issuperset(asked),
@@ -331,7 +331,7 @@ class SiteSlots:
     async def _tell_settings(self) -> None:
         """Send the settings to the replications that do not know them yet."""
         to_tell, self._to_tell = sorted(self._to_tell), set()
-        await asyncio.gather(*(self._signal(one, names.SETTINGS_CHANGED, self._book.settings_for(one)) for one in to_tell))
+        await asyncio.gather(*(told(one, names.SETTINGS_CHANGED, self._book.settings_for(one)) for one in to_tell))
 
     async def _decide(self) -> None:
         """Assign, grant, and ask for slots back; until nothing more follows from it."""
@@ -340,27 +340,19 @@ class SiteSlots:
         grants = self._book.grant(workflow.now(), workflow.info().run_id)
         await asyncio.gather(*(self._send_grant(wanted, message) for wanted, message in grants))
         asked = self._book.ask_back(workflow.now())
-        await asyncio.gather(*(self._signal(wanted.holder, names.SLOTS_ASKED_BACK, message) for wanted, message in asked))
+        await asyncio.gather(*(told(wanted.holder, names.SLOTS_ASKED_BACK, message) for wanted, message in asked))
 
     async def _delay(self, wanted: SlotsWanted, sentence: str, message: Any) -> None:
         """Tell a holder, once, why it cannot be taken up yet."""
         if self._told.get(wanted.request_id) != sentence:
             self._told[wanted.request_id] = sentence
-            await self._signal(wanted.holder, names.SLOTS_DELAYED, message)
+            await told(wanted.holder, names.SLOTS_DELAYED, message)
 
     async def _send_grant(self, wanted: SlotsWanted, message: Any) -> None:
         """Send a grant; a holder that no longer runs has no use for it."""
-        if not await self._signal(wanted.holder, names.SLOTS_GRANTED, message):
+        if not await told(wanted.holder, names.SLOTS_GRANTED, message):
             self._book.holder_gone(wanted.holder)
             self._changed = True
-
-    async def _signal(self, workflow_id: str, signal: str, *message: Any) -> bool:
-        """Send a signal; return whether its receiver runs."""
-        try:
-            await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=list(message))
-        except FailureError:
-            return False
-        return True
 
     def _should_roll_over(self) -> bool:
         info = workflow.info()

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, TypeVar, overload
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, TimeoutError, TimeoutType
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, TimeoutError, TimeoutType, is_cancelled_exception
 
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.replication import CycleKind
@@ -75,6 +75,25 @@ async def perform(
             summary=summary,
             priority=priority(kind or CycleKind.DELTA),
         )
+
+
+async def tell(workflow_id: str, signal: str, *message: object) -> bool:
+    """Send a signal; return whether its receiver runs. A cancellation is raised."""
+    try:
+        await workflow.get_external_workflow_handle(workflow_id).signal(signal, args=list(message))
+    except FailureError as error:
+        if is_cancelled_exception(error):
+            raise
+        return False
+    return True
+
+
+async def told(workflow_id: str, signal: str, *message: object) -> bool:
+    """Send a signal as `tell` does, from a handler too: a cancellation raised there would end the workflow, so it counts as not told."""
+    try:
+        return await tell(workflow_id, signal, *message)
+    except FailureError:
+        return False
 
 
 @contextmanager
