@@ -6,7 +6,7 @@ from datetime import timedelta
 from deltaferry.ports.failback import TwoWayCloud, TwoWayExports, TwoWayHypervisor, TwoWayPlane
 from deltaferry.ports.recovery import RecoveryPoints
 from deltaferry.ports.stores import KeyWrapper, ObjectStore, SeedStore
-from workflows.site_messages import SiteProfile
+from workflows.messages.site import SiteProfile
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from deltaferry.model.naming import (
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.units import seed_blob_size
 from deltaferry.ports.data_plane import AppliedDisk, ApplyDisk, ApplyJob
-from workflows.step_messages import AppliedChunk, ApplyInput, ApplyResult, OnReplication, SentChunk
+from workflows.messages.step import AppliedChunk, ApplyInput, ApplyResult, OnReplication, SentChunk
 
 
 class Apply:

@@ -9,9 +9,9 @@ from activities.adapters import Target
 from activities.commit_records import read_records
 from activities.failures import translated
 from deltaferry.model.naming import gateway_container, history_name
-from workflows.replication_state import ReplicateVmInput
-from workflows.site_messages import SiteProfile
-from workflows.step_messages import ArchiveInput, CommitRecords, CommitRecordsInput
+from workflows.messages.replication_state import ReplicateVmInput
+from workflows.messages.site import SiteProfile
+from workflows.messages.step import ArchiveInput, CommitRecords, CommitRecordsInput
 
 _PAGE_BYTES = 256 * 1024
 """Of stored records in one answer: the server warns of payloads of 512 KiB, and refuses those of 2 MiB."""

@@ -48,7 +48,7 @@ from deltaferry.model.vm import Snapshot, SourceVm
 from deltaferry.planning.audit import DEFAULT_GRACE, Seen, judge, to_ask
 from deltaferry.ports.access import Beat
 from deltaferry.ports.stores import ObjectStore, StoredContainer
-from workflows.audit_messages import SHOWN_FINDINGS, AuditResult, AuditStep, Looked
+from workflows.messages.audit import SHOWN_FINDINGS, AuditResult, AuditStep, Looked
 
 T = TypeVar("T", SeenSource, SeenTarget, AuditReport)
 

@@ -52,7 +52,7 @@ from deltaferry.model.vm import Claim
 from deltaferry.planning.audit import Fate, Seen, fate, judge
 from deltaferry.ports.access import Beat
 from deltaferry.ports.stores import ObjectStore
-from workflows.audit_messages import AuditResult, AuditStep
+from workflows.messages.audit import AuditResult, AuditStep
 
 _ON_SOURCE = (FindingCode.SNAPSHOT, FindingCode.CONSOLIDATION_PENDING, FindingCode.LEASE)
 """In this order: slots are free when the snapshots are gone."""

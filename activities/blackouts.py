@@ -7,7 +7,7 @@ from temporalio import activity
 from activities.failures import translated
 from activities.off_hours import time_zone, weekly_windows
 from deltaferry.planning.closures import occurrences
-from workflows.site_messages import BlackoutsAnswer, BlackoutsInput, ClosedWindow
+from workflows.messages.site import BlackoutsAnswer, BlackoutsInput, ClosedWindow
 
 _HORIZON = timedelta(days=15)
 """How far ahead occurrences are listed: the arbiter asks again every day, so that two weeks without a control worker pass."""

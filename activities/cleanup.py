@@ -11,7 +11,7 @@ from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import gateway_container, log_container, seed_container, snapshot_prefix
 from deltaferry.model.vm import Claim
-from workflows.step_messages import CleanSourceInput, OnReplication
+from workflows.messages.step import CleanSourceInput, OnReplication
 
 
 class SourceCleanup:

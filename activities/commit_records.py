@@ -9,7 +9,7 @@ from activities.settling import COMMIT_RECORD_ADAPTER
 from deltaferry.model.naming import COMMIT_RECORD, GATEWAY_CONTAINER_PREFIX
 from deltaferry.ports.access import Beat
 from deltaferry.ports.stores import ObjectStore
-from workflows.replication_state import ReplicateVmInput
+from workflows.messages.replication_state import ReplicateVmInput
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.replication import ReplicatedDisk
 from deltaferry.planning.ladder import Rung
 from deltaferry.ports.stores import ObjectStore
-from workflows.step_messages import CompareDisk
+from workflows.messages.step import CompareDisk
 
 
 class Comparison:

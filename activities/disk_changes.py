@@ -11,7 +11,7 @@ from deltaferry.model.replication import ReplicatedDisk
 from deltaferry.planning.disks import disks_changed, replicated_disks
 from deltaferry.planning.findings import FindingCode, Severity
 from deltaferry.planning.prerequisites import CheckFacts, check
-from workflows.step_messages import DisksNow, OnReplication
+from workflows.messages.step import DisksNow, OnReplication
 
 _OF_DISKS = frozenset(
     {

@@ -22,15 +22,15 @@ from deltaferry.model.units import GRANULE
 from deltaferry.ports.access import Beat, SnapshotAccess
 from deltaferry.ports.data_plane import SendDisk, SendJob
 from deltaferry.ports.failback import HashDisk, HashJob
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     HashInput,
     HashResult,
     PlanChangesInput,
     PlannedChanges,
     SendBackInput,
 )
-from workflows.replication_state import DiskPosition
-from workflows.step_messages import TransferResult
+from workflows.messages.replication_state import DiskPosition
+from workflows.messages.step import TransferResult
 
 _CHUNK_BYTES = CHUNK_GRANULES * GRANULE
 """What is hashed and stored as one: 4 GiB of a disk, 1 MiB of hashes."""

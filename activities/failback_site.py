@@ -15,14 +15,14 @@ from deltaferry.model.replication import DiskBase, ReplicatedDisk, ReplicationRe
 from deltaferry.model.vm import Claim, PowerState, Snapshot, SourceVm
 from deltaferry.planning.change_ids import tracking_uuid
 from deltaferry.ports.access import Beat
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     Losses,
     LossesInput,
     LostDisk,
     PreparedFailback,
     PrepareFailbackInput,
 )
-from workflows.step_messages import OnReplication
+from workflows.messages.step import OnReplication
 
 _SHOWN = 8
 _UNTOLD = frozenset(

@@ -13,15 +13,15 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import disk_snapshot_name
 from deltaferry.model.units import MIB, round_up
 from deltaferry.ports.failback import TargetDisk
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     DropSnapshotsInput,
     OnTarget,
     SnapshotTargetInput,
     TakenSnapshots,
     TargetSurvey,
 )
-from workflows.operator_input import TargetProperties
-from workflows.replication_state import Replication
+from workflows.messages.operator_input import TargetProperties
+from workflows.messages.replication_state import Replication
 
 _PASS_TAG, _DISK_TAG = "deltaferry-pass", "deltaferry-disk"
 

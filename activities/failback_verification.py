@@ -13,10 +13,10 @@ from deltaferry.blocks.plan import decode_plan, source_set
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import FAILBACK_LEFT, cycle_prefix, gateway_container, log_container, segment_name
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     DiscardBackInput,
 )
-from workflows.step_messages import OnReplication, VerifyChunksInput
+from workflows.messages.step import OnReplication, VerifyChunksInput
 
 
 class FailbackVerification:

@@ -22,14 +22,14 @@ from deltaferry.model.naming import covered_name, differs_name, gateway_containe
 from deltaferry.model.replication import ObjectRef, PlanRef, ReplicatedDisk, ReplicationRef
 from deltaferry.ports.data_plane import CompareJob, DataProgress, GranuleRange, ScrubbedDisk
 from deltaferry.ports.failback import WriteDisk, WriteJob, WrittenDisk
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     ComparedSite,
     CompareSiteInput,
     CompareSiteResult,
     WriteBackInput,
 )
-from workflows.replication_state import DiskPosition
-from workflows.step_messages import AppliedChunk, ApplyResult, SentChunk
+from workflows.messages.replication_state import DiskPosition
+from workflows.messages.step import AppliedChunk, ApplyResult, SentChunk
 
 _COMPARED = "compared"
 _POSITION = "position"

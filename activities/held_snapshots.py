@@ -23,7 +23,7 @@ from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
 from deltaferry.model.vm import Claim, Snapshot, SourceVm
 from deltaferry.planning.prerequisites import disks_changed
 from deltaferry.ports.access import Beat
-from workflows.site_messages import Placement
+from workflows.messages.site import Placement
 
 
 @dataclass(frozen=True, slots=True)

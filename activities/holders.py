@@ -14,8 +14,8 @@ from temporalio.service import RPCError, RPCStatusCode
 from deltaferry.model.audit import RunningReplication, SeenLease
 from deltaferry.model.states import MigrationState, ReplicationState
 from workflows import names
-from workflows.slot_messages import SlotsReleased, SlotsState
-from workflows.views import StatusView
+from workflows.messages.slot import SlotsReleased, SlotsState
+from workflows.messages.views import StatusView
 
 T = TypeVar("T")
 

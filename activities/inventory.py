@@ -14,7 +14,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.inventory import INVENTORY_VERSION, InventorySummary, SiteInventory, summary
 from deltaferry.model.naming import SITES_CONTAINER, inventory_name
 from deltaferry.ports.stores import ObjectStore
-from workflows.site_messages import SiteProfile
+from workflows.messages.site import SiteProfile
 
 _ADAPTER = TypeAdapter(SiteInventory)
 

@@ -8,7 +8,7 @@ from temporalio import activity
 from activities.failures import translated
 from activities.webhook import post
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from workflows.notice_messages import RpoNotice
+from workflows.messages.notice import RpoNotice
 
 
 class Notices:

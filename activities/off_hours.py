@@ -11,7 +11,7 @@ from temporalio import activity
 from activities.failures import translated
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.planning.windows import ENDLESS, Windows, inside, next_start, parse_windows
-from workflows.site_messages import OffHoursAnswer, OffHoursInput, SiteProfile
+from workflows.messages.site import OffHoursAnswer, OffHoursInput, SiteProfile
 
 
 class OffHours:

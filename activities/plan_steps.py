@@ -14,7 +14,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.planning.phrases import duration_text
 from deltaferry.planning.recovery_plan import RunKind
 from deltaferry.ports.automation import Runbooks
-from workflows.plan_messages import OUTPUT_LIMIT, RunbookTarget, StepInput, StepResult
+from workflows.messages.plan import OUTPUT_LIMIT, RunbookTarget, StepInput, StepResult
 
 _JOBS = uuid.UUID("5c0c7a52-3a55-4b8e-9d0a-6c7a1f0f6a11")
 """The namespace of the GUIDs of Automation jobs: one for each attempt, the same for every try of it."""

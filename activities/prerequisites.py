@@ -14,7 +14,7 @@ from deltaferry.planning.disks import replicated_disks
 from deltaferry.planning.findings import Finding, FindingCode, Severity
 from deltaferry.planning.guests import generation, os_type
 from deltaferry.planning.prerequisites import CheckFacts, check
-from workflows.site_messages import CheckedSource, CheckedTarget, CheckSourceInput, CheckTargetInput, FindingView
+from workflows.messages.site import CheckedSource, CheckedTarget, CheckSourceInput, CheckTargetInput, FindingView
 
 
 class SourceChecks:

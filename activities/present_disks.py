@@ -20,7 +20,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import gateway_container, present_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.vm import Snapshot, SnapshotDisk
-from workflows.replication_state import Replication
+from workflows.messages.replication_state import Replication
 
 PATIENCE = timedelta(seconds=30)
 """How long a final cycle tries to get its snapshot: the source is off, and every second of it is downtime."""

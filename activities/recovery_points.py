@@ -16,7 +16,7 @@ from deltaferry.model.replication import ReplicationRef
 from deltaferry.planning.retention import Choice, PointChoice, all_but, choose, expired
 from deltaferry.ports.access import Beat
 from deltaferry.ports.recovery import PointListing
-from workflows.dr_messages import (
+from workflows.messages.dr import (
     CopiedPoint,
     CopyPointInput,
     DeleteCopiesInput,
@@ -28,8 +28,8 @@ from workflows.dr_messages import (
     PrunePointsInput,
     UnpinPointInput,
 )
-from workflows.point_views import NEWEST, PointBook, PointList, PointView
-from workflows.replication_state import Replication
+from workflows.messages.point_views import NEWEST, PointBook, PointList, PointView
+from workflows.messages.replication_state import Replication
 
 POINT_BOOK_ADAPTER = TypeAdapter(PointBook)
 """How a listing's object is written and read."""

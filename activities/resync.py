@@ -44,7 +44,7 @@ from deltaferry.model.units import GRANULE
 from deltaferry.model.vm import PowerState, Snapshot
 from deltaferry.planning.ladder import Rung
 from deltaferry.ports.access import Beat
-from workflows.step_messages import (
+from workflows.messages.step import (
     BeginResyncInput,
     BegunResync,
     CheckedSeed,

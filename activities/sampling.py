@@ -14,7 +14,7 @@ from deltaferry.model.replication import DiskBase, ReplicatedDisk, ReplicationRe
 from deltaferry.model.units import GRANULE
 from deltaferry.model.vm import Snapshot, SourceVm
 from deltaferry.planning.sampling import sample
-from workflows.step_messages import BeginCycleInput
+from workflows.messages.step import BeginCycleInput
 
 
 def compare_sample(

@@ -8,7 +8,7 @@ from deltaferry.blocks.plan import Plan, decode_plan
 from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
 from deltaferry.model.replication import ObjectRef, ReplicationRef, StoredSegment
 from deltaferry.ports.data_plane import SendDisk, SentDisk
-from workflows.step_messages import ChunkDisk, SentChunk
+from workflows.messages.step import ChunkDisk, SentChunk
 
 DIGEST_METADATA = "digest"
 """Metadata of a segment object: hexadecimal BLAKE3-256 of its bytes, so that a listing is enough to write a manifest."""

@@ -11,9 +11,9 @@ from activities.progress import Heartbeats
 from activities.recovery_points import pruned
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import COMMIT_RECORD, CYCLES_PREFIX, gateway_container, log_container
-from workflows.dr_messages import PrunePointsInput
-from workflows.replication_state import ReplicateVmInput
-from workflows.step_messages import OnReplication, SettledCycle, SettleInput
+from workflows.messages.dr import PrunePointsInput
+from workflows.messages.replication_state import ReplicateVmInput
+from workflows.messages.step import OnReplication, SettledCycle, SettleInput
 
 COMMIT_RECORD_ADAPTER = TypeAdapter(ReplicateVmInput)
 """The commit record is the very input that starts the entity again, as JSON."""

@@ -27,7 +27,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import SNAPSHOT_DESCRIPTION, snapshot_name
 from deltaferry.model.shortage import ShortOfSpaceError
 from deltaferry.model.vm import Snapshot
-from workflows.group_messages import TakenMember, TakenTogether, TogetherInput, TogetherMember
+from workflows.messages.group import TakenMember, TakenTogether, TogetherInput, TogetherMember
 
 R = TypeVar("R")
 

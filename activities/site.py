@@ -6,7 +6,7 @@ from temporalio import activity
 
 from activities.failures import translated
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from workflows.site_messages import SiteInput, SiteProfile
+from workflows.messages.site import SiteInput, SiteProfile
 
 
 class SiteActivities:

@@ -10,7 +10,7 @@ from temporalio.client import Client
 
 from activities.failures import translated
 from workflows import names
-from workflows.site_messages import AppliancesInput, LiveAppliances, SiteHolders, SiteInput
+from workflows.messages.site import AppliancesInput, LiveAppliances, SiteHolders, SiteInput
 
 _HOLDERS = (
     names.REPLICATE_VM,

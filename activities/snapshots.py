@@ -43,8 +43,8 @@ from deltaferry.model.quiescing import QuiesceOutcome
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.model.vm import Claim, PowerState, Snapshot, SourceVm
 from deltaferry.ports.access import Beat
-from workflows.site_messages import SnapshotsLeft, SnapshotsLeftInput
-from workflows.step_messages import BeginCycleInput, BegunCycle, OnReplication, PlannedDisk, PreparedSource
+from workflows.messages.site import SnapshotsLeft, SnapshotsLeftInput
+from workflows.messages.step import BeginCycleInput, BegunCycle, OnReplication, PlannedDisk, PreparedSource
 
 
 class Snapshots:

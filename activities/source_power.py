@@ -15,7 +15,7 @@ from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.vm import PowerState
 from deltaferry.ports.access import Beat
 from deltaferry.ports.hypervisor import Hypervisor
-from workflows.step_messages import GuardInput, OnReplication, ShutDownInput, ShutDownResult, SourceStatus, UnguardInput
+from workflows.messages.step import GuardInput, OnReplication, ShutDownInput, ShutDownResult, SourceStatus, UnguardInput
 
 _POLL_S = 0.5
 

@@ -12,9 +12,9 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.ports.target_cloud import DiskImport, ImportedDisk, TargetCloud, TargetVmSpec, VmNetwork
-from workflows.dr_messages import ImportCopiesInput
-from workflows.operator_input import TargetProperties
-from workflows.step_messages import CreatedVm, CreateVmInput, DeleteTargetInput, ImportedDisks, ImportInput
+from workflows.messages.dr import ImportCopiesInput
+from workflows.messages.operator_input import TargetProperties
+from workflows.messages.step import CreatedVm, CreateVmInput, DeleteTargetInput, ImportedDisks, ImportInput
 
 
 @dataclass(frozen=True, slots=True)

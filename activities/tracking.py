@@ -11,7 +11,7 @@ from activities.progress import Heartbeats
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import snapshot_prefix
 from deltaferry.model.vm import Claim
-from workflows.step_messages import OnReplication
+from workflows.messages.step import OnReplication
 
 
 class Tracking:

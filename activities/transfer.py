@@ -17,7 +17,7 @@ from deltaferry.model.naming import log_container
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.vm import Snapshot
 from deltaferry.ports.data_plane import SendDisk, SendJob
-from workflows.step_messages import ChunkDisk, SentChunk, TransferInput, TransferResult
+from workflows.messages.step import ChunkDisk, SentChunk, TransferInput, TransferResult
 
 PRE_FAILOVER = frozenset({CycleKind.ON_DEMAND, CycleKind.FINAL})
 """The cycles that a migration or failover waits for."""

@@ -22,7 +22,7 @@ from deltaferry.model.naming import (
 )
 from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.ports.access import Beat
-from workflows.step_messages import AppliedChunk, SealedCycle, SealInput, VerifyChunksInput
+from workflows.messages.step import AppliedChunk, SealedCycle, SealInput, VerifyChunksInput
 
 
 class Verification:

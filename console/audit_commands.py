@@ -15,8 +15,8 @@ from console.session import Session
 from deltaferry.model.audit import Finding, Outcome, Verdict
 from deltaferry.planning.phrases import count_text
 from workflows import names
-from workflows.audit_messages import AuditResult
-from workflows.operator_input import AuditInput
+from workflows.messages.audit import AuditResult
+from workflows.messages.operator_input import AuditInput
 
 app = typer.Typer()
 

@@ -29,12 +29,12 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.dr_states import AnyOperation
 from workers.settings import Settings, TemporalSettings
 from workflows import names
-from workflows.operator_input import AdoptInput, EnableInput
+from workflows.messages.operator_input import AdoptInput, EnableInput
+from workflows.messages.replication_state import CycleRecord
+from workflows.messages.site import EnableResult
+from workflows.messages.step import AdoptResult
+from workflows.messages.views import DiskView, StatusView
 from workflows.plugin import plugin
-from workflows.replication_state import CycleRecord
-from workflows.site_messages import EnableResult
-from workflows.step_messages import AdoptResult
-from workflows.views import DiskView, StatusView
 
 Handle = WorkflowHandle[Any, Any]
 

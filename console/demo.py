@@ -16,7 +16,7 @@ from lab.oracle import first_difference, target_disks
 from lab.settings import LabSettings
 from lab.virtual_machines import build_vm, start_guest
 from workflows import names
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _MIB = 1024 * 1024
 _DELTAS = 3

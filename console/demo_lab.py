@@ -23,9 +23,9 @@ from lab.world import World
 from workers.serving import connect
 from workers.settings import load_settings
 from workflows import names
-from workflows.operator_input import EnableInput
-from workflows.site_messages import EnableResult
-from workflows.views import StatusView
+from workflows.messages.operator_input import EnableInput
+from workflows.messages.site import EnableResult
+from workflows.messages.views import StatusView
 
 VM = "web-01"
 Handle = WorkflowHandle[object, object]

@@ -18,8 +18,8 @@ from lab.oracle import azure_leftovers
 from lab.settings import ISOLATED_NETWORK, LabSettings
 from lab.virtual_machines import build_small_vm
 from workflows import names
-from workflows.point_views import PointView
-from workflows.views import StatusView
+from workflows.messages.point_views import PointView
+from workflows.messages.views import StatusView
 
 _POLICY = {"name": "demo", "rpo_threshold": "PT1H", "retention": "PT1H"}
 _INTERVAL = timedelta(seconds=2)

@@ -16,7 +16,7 @@ from lab.oracle import dump_point, target_disks
 from lab.settings import SITE, TARGET
 from lab.virtual_machines import BuiltVm, start_guest
 from lab.world import World
-from workflows.point_views import PointView
+from workflows.messages.point_views import PointView
 
 _BYTES_PER_SECOND = MIB
 _AZURE_SEED = 2

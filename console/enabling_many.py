@@ -21,9 +21,9 @@ from deltaferry.planning.enable_list import ListedVm, ListError, found_in, read_
 from deltaferry.planning.enable_plan import EnablePlan, Verdict, Wanted, plan
 from deltaferry.planning.measured_rate import rate_of
 from deltaferry.planning.phrases import count_text
-from workflows.operator_input import EnableInput, TargetProperties
+from workflows.messages.operator_input import EnableInput, TargetProperties
+from workflows.messages.site import EnableResult
 from workflows.refusals import bad_input_sentence
-from workflows.site_messages import EnableResult
 
 _AT_ONCE = 8
 """So many are checked and started side by side: each check asks vCenter and Azure a few things."""

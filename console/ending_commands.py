@@ -28,9 +28,9 @@ from console.outcomes import CommandError, ExitCode
 from console.session import Session
 from console.views import migration_view
 from deltaferry.model.states import MigrationState, Operation
-from workflows.operator_input import EndOptions, MigrateOptions
-from workflows.replication_state import EndResult
-from workflows.views import StatusView
+from workflows.messages.operator_input import EndOptions, MigrateOptions
+from workflows.messages.replication_state import EndResult
+from workflows.messages.views import StatusView
 
 app = typer.Typer()
 

@@ -14,7 +14,7 @@ from console.client import Handle
 from console.live_progress import read_progress
 from console.output import Output
 from console.views import Snapshot, replication_view
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _REFRESH_S = 1.0
 _PATIENCE = 6

@@ -21,10 +21,10 @@ from deltaferry.model.recovery_points import SharedPoint
 from deltaferry.planning.phrases import count_text, duration_text
 from deltaferry.planning.replication_group import WARNING
 from workflows import names
-from workflows.group_input import GroupInput, GroupMemberInput
-from workflows.group_messages import GroupResult, GroupView
-from workflows.group_presenting import spread_text
-from workflows.operator_input import Reason
+from workflows.groups.presenting import spread_text
+from workflows.messages.group import GroupResult, GroupView
+from workflows.messages.group_input import GroupInput, GroupMemberInput
+from workflows.messages.operator_input import Reason
 
 app = typer.Typer()
 group = typer.Typer(

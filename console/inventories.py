@@ -28,10 +28,10 @@ from deltaferry.planning.slots import SlotLimits
 from deltaferry.planning.throttle import parse_throttle, rate_at
 from workers.settings import Settings, SiteSettings
 from workflows import names
-from workflows.operator_input import InventoryInput
-from workflows.replication_state import CycleRecord
-from workflows.site_messages import SiteProfile
-from workflows.slot_messages import SlotsState
+from workflows.messages.operator_input import InventoryInput
+from workflows.messages.replication_state import CycleRecord
+from workflows.messages.site import SiteProfile
+from workflows.messages.slot import SlotsState
 
 _MEASURED_AT_MOST = 40
 """So many replications are asked for what their cycles measured."""

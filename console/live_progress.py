@@ -13,7 +13,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from activities.progress import StepProgress
 from deltaferry.model.errors import CATALOGUE, ErrorKind
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _MOVES_OUT = "transfer"
 """The activity that reads the source: its progress is a cycle's progress; applying follows behind it."""

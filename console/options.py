@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.errors import ErrorKind
 from workers.settings_types import parse_duration
-from workflows.operator_input import TargetProperties
+from workflows.messages.operator_input import TargetProperties
 from workflows.refusals import bad_input_sentence
 
 T = TypeVar("T")

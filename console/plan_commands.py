@@ -23,9 +23,9 @@ from console.session import Session
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.plan_progress import ItemState, PlanCommand
 from workflows import names
-from workflows.plan_commands import CLEAN_UP, PlanRequest
-from workflows.plan_input import PlanAbort, PlanCleanUp, PlanDecision, RunWord
-from workflows.plan_messages import Phase, PlanView
+from workflows.messages.plan import Phase, PlanView
+from workflows.messages.plan_input import PlanAbort, PlanCleanUp, PlanDecision, RunWord
+from workflows.plans.commands import CLEAN_UP, PlanRequest
 
 app = typer.Typer()
 plan = typer.Typer(

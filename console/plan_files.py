@@ -12,7 +12,7 @@ from console.options import validated
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.errors import ErrorKind
 from workers.settings_types import parse_duration
-from workflows.plan_input import PlanInput, run_contradictions
+from workflows.messages.plan_input import PlanInput, run_contradictions
 
 _MAX_FILE_BYTES = 1024 * 1024
 

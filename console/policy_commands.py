@@ -21,8 +21,8 @@ from deltaferry.planning.phrases import duration_text
 from deltaferry.planning.policy import Schedule, cautions
 from deltaferry.planning.schedule import MAXIMUM_INTERVAL
 from workflows import names
-from workflows.operator_input import PolicyOptions
-from workflows.policy_input import PolicyName
+from workflows.messages.operator_input import PolicyOptions
+from workflows.messages.policy_input import PolicyName
 
 app = typer.Typer()
 policy = typer.Typer(

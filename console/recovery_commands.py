@@ -26,7 +26,7 @@ from console.output import local_time
 from console.session import Session
 from deltaferry.planning.dr_states import DrOperation
 from deltaferry.planning.phrases import size_text
-from workflows.operator_input import (
+from workflows.messages.operator_input import (
     ChangePointOptions,
     CleanUpOptions,
     FailoverOptions,
@@ -36,7 +36,7 @@ from workflows.operator_input import (
     ReprotectOptions,
     TestOptions,
 )
-from workflows.point_views import PointList
+from workflows.messages.point_views import PointList
 
 app = typer.Typer()
 

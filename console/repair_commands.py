@@ -18,9 +18,9 @@ from console.session import Session
 from console.views import resync_text, scrub_text
 from deltaferry.model.states import Operation, ReplicationState
 from deltaferry.planning.phrases import size_text
-from workflows.operator_input import RepairOptions, VerifyOptions
-from workflows.replication_state import ResyncRecord, ScrubRecord
-from workflows.views import StatusView
+from workflows.messages.operator_input import RepairOptions, VerifyOptions
+from workflows.messages.replication_state import ResyncRecord, ScrubRecord
+from workflows.messages.views import StatusView
 
 app = typer.Typer()
 

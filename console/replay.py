@@ -16,11 +16,11 @@ from temporalio.worker import Replayer
 from console.client import quiet_runtime
 from console.histories import FoundHistory
 from workflows import names
+from workflows.messages.replication_state import CycleRecord, EndInput, ReplicateVmInput
+from workflows.messages.step import SettleInput
 from workflows.plugin import DeltaferryPayloadConverter
 from workflows.plugin import plugin as new_plugin
 from workflows.register import WORKFLOWS
-from workflows.replication_state import CycleRecord, EndInput, ReplicateVmInput
-from workflows.step_messages import SettleInput
 
 Event = temporalio.api.history.v1.HistoryEvent
 

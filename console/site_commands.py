@@ -20,10 +20,10 @@ from console.session import Session
 from deltaferry.model.errors import ErrorKind
 from workers.settings_types import parse_duration
 from workflows import names
-from workflows.operator_input import ForceRelease, ReassignInput, SettingsChange
+from workflows.messages.operator_input import ForceRelease, ReassignInput, SettingsChange
+from workflows.messages.slot import SlotsState
 from workflows.refusals import bad_input_sentence
-from workflows.site_presenting import waits_without_appliance
-from workflows.slot_messages import SlotsState
+from workflows.slots.presenting import waits_without_appliance
 
 app = typer.Typer()
 

@@ -39,10 +39,10 @@ from console.session import Session
 from deltaferry.model.states import ReplicationState
 from deltaferry.planning.enable_plan import Verdict
 from deltaferry.planning.phrases import count_text
-from workflows.operator_input import AdoptInput, EnableInput, TargetProperties
-from workflows.site_messages import EnableResult
-from workflows.step_messages import AdoptResult
-from workflows.views import StatusView
+from workflows.messages.operator_input import AdoptInput, EnableInput, TargetProperties
+from workflows.messages.site import EnableResult
+from workflows.messages.step import AdoptResult
+from workflows.messages.views import StatusView
 
 app = typer.Typer()
 

@@ -29,7 +29,7 @@ from console.options import (
 from console.outcomes import CommandError, ExitCode
 from console.session import Session
 from deltaferry.model.states import Operation
-from workflows.operator_input import Reason, TargetProperties
+from workflows.messages.operator_input import Reason, TargetProperties
 
 app = typer.Typer()
 

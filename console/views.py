@@ -14,10 +14,10 @@ from console.live_progress import LiveProgress, LiveStep
 from console.output import local_time
 from deltaferry.model.states import ReplicationState
 from deltaferry.planning.phrases import count_text, duration_text, size_text
-from workflows.presenting import quiesced_text
-from workflows.recovery_presenting import recovery_facts
-from workflows.replication_state import CycleRecord, MigrationResult, ResyncRecord, ScrubRecord
-from workflows.views import DiskView, StatusView
+from workflows.entity.presenting import quiesced_text
+from workflows.entity.recovery_presenting import recovery_facts
+from workflows.messages.replication_state import CycleRecord, MigrationResult, ResyncRecord, ScrubRecord
+from workflows.messages.views import DiskView, StatusView
 
 _BAR_COLUMNS = 32
 _SHOWN_CYCLES = 6

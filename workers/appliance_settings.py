@@ -14,7 +14,7 @@ from temporalio.service import RPCError
 
 from deltaferry.planning.throttle import Rate, next_change, parse_throttle, rate_at, rate_text
 from workflows import names
-from workflows.site_messages import SiteProfile
+from workflows.messages.site import SiteProfile
 
 _LOG = logging.getLogger(__name__)
 

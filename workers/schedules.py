@@ -29,7 +29,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from workers.settings import Settings
 from workflows import names
-from workflows.operator_input import AuditInput, InventoryInput
+from workflows.messages.operator_input import AuditInput, InventoryInput
 
 _LOG = logging.getLogger(__name__)
 

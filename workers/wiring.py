@@ -37,7 +37,7 @@ from workers.settings_target import (
     LocalFileKeys,
     TargetSettings,
 )
-from workflows.site_messages import ApplianceProfile, SiteProfile
+from workflows.messages.site import ApplianceProfile, SiteProfile
 
 _NETWORK_TIMEOUT_S = 20.0
 """Of one call to vCenter: below the steps' heartbeat limit (`workflows/policies.py`), since no beat runs meanwhile."""

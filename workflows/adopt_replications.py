@@ -11,13 +11,13 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.states import MigrationState
     from workflows import names
-    from workflows.holding_slots import ensure_arbiter
-    from workflows.operator_input import AdoptInput
+    from workflows.messages.operator_input import AdoptInput
+    from workflows.messages.replication_state import EntityState, FailureView, ReplicateVmInput
+    from workflows.messages.site import SiteInput, SiteProfile
+    from workflows.messages.step import AdoptResult, CommitRecords, CommitRecordsInput
     from workflows.policies import ASK
     from workflows.refusals import EXAMPLES
-    from workflows.replication_state import EntityState, FailureView, ReplicateVmInput
-    from workflows.site_messages import SiteInput, SiteProfile
-    from workflows.step_messages import AdoptResult, CommitRecords, CommitRecordsInput
+    from workflows.slots.holding import ensure_arbiter
     from workflows.steps import failure_of, health_error, perform, refusal
 
 

@@ -30,14 +30,14 @@ from workflows.delta_cycle import (
     unfinished,
 )
 from workflows.held_room import look_for_room
-from workflows.holding_slots import SlotHolder
-from workflows.job_messages import CopyResult, CopyStart, JobProgress, JobReport
+from workflows.messages.job import CopyResult, CopyStart, JobProgress, JobReport
+from workflows.messages.replication_state import FailureView, InitialSummary
+from workflows.messages.site import Placement
+from workflows.messages.slot import SlotsAskedBack, SlotsDelayed, SlotsGranted
+from workflows.messages.step import AppliedChunk, BeginCycleInput, BegunCycle, ChunkDisk, SealInput, SentChunk, VerifyChunksInput
 from workflows.policies import VERIFY
-from workflows.replication_state import FailureView, InitialSummary
 from workflows.reporting import ReportingJob, report_once
-from workflows.site_messages import Placement
-from workflows.slot_messages import SlotsAskedBack, SlotsDelayed, SlotsGranted
-from workflows.step_messages import AppliedChunk, BeginCycleInput, BegunCycle, ChunkDisk, SealInput, SentChunk, VerifyChunksInput
+from workflows.slots.holding import SlotHolder
 from workflows.steps import cancellation_kept, failure_of, health_error, perform
 
 _LOST_SNAPSHOTS = 20

@@ -25,13 +25,11 @@ from deltaferry.model.recovery_points import PointKind, record_of
 from deltaferry.model.replication import CycleKind, DiskBase
 from deltaferry.planning.quiescing import answered, asked, committed, is_due, order_for
 from workflows import names
-from workflows.group_messages import GroupGo
-from workflows.growth import growth_of_cycle
-from workflows.holding_slots import SlotHolder
-from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
-from workflows.replication_state import CycleRecord, EntityState, FailureView, Replication
-from workflows.site_messages import SiteProfile
-from workflows.step_messages import (
+from workflows.entity.growth import growth_of_cycle
+from workflows.messages.group import GroupGo
+from workflows.messages.replication_state import CycleRecord, EntityState, FailureView, Replication
+from workflows.messages.site import SiteProfile
+from workflows.messages.step import (
     AppliedChunk,
     ApplyInput,
     BeginCycleInput,
@@ -44,6 +42,8 @@ from workflows.step_messages import (
     SettleInput,
     TransferInput,
 )
+from workflows.policies import APPLY, RELEASE, SETTLE, SNAPSHOT, TRANSFER, VERIFY
+from workflows.slots.holding import SlotHolder
 from workflows.steps import failure_of, perform, was_not_taken_up
 
 R = TypeVar("R")

@@ -12,12 +12,9 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import ReplicationRef
     from deltaferry.planning.policy import Schedule, contradictions
     from workflows import names
-    from workflows.holding_slots import ensure_arbiter
-    from workflows.operator_input import EnableInput, PolicyOptions
-    from workflows.policies import ASK
-    from workflows.refusals import EXAMPLES
-    from workflows.replication_state import EntityState, ReplicateVmInput, Replication
-    from workflows.site_messages import (
+    from workflows.messages.operator_input import EnableInput, PolicyOptions
+    from workflows.messages.replication_state import EntityState, ReplicateVmInput, Replication
+    from workflows.messages.site import (
         CheckedSource,
         CheckSourceInput,
         CheckTargetInput,
@@ -26,6 +23,9 @@ with workflow.unsafe.imports_passed_through():
         SiteInput,
         SiteProfile,
     )
+    from workflows.policies import ASK
+    from workflows.refusals import EXAMPLES
+    from workflows.slots.holding import ensure_arbiter
     from workflows.steps import failure_of, perform, refusal
 
 _ERROR = "error"

@@ -15,17 +15,17 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import JobOutcome, ReplicationState
     from deltaferry.planning.dr_states import AnyOperation, DrSituation
     from workflows import names
-    from workflows.commands import ReplicationCommands
-    from workflows.holding_slots import SlotHolder, leave_site
+    from workflows.entity.commands import ReplicationCommands
+    from workflows.entity.presenting import details, disk_views, status_view
+    from workflows.messages.replication_state import EndInput, EndResult, Refusal, vm_in_azure
+    from workflows.messages.site import Placement
+    from workflows.messages.slot import SlotsGranted
+    from workflows.messages.step import CleanSourceInput, OnReplication, SettleInput
+    from workflows.messages.views import DiskView, StatusView
     from workflows.policies import CLEAN
-    from workflows.presenting import details, disk_views, status_view
-    from workflows.replication_state import EndInput, EndResult, Refusal, vm_in_azure
-    from workflows.reverse_steps import undo_reverse
-    from workflows.site_messages import Placement
-    from workflows.slot_messages import SlotsGranted
-    from workflows.step_messages import CleanSourceInput, OnReplication, SettleInput
+    from workflows.reverse.steps import undo_reverse
+    from workflows.slots.holding import SlotHolder, leave_site
     from workflows.steps import failure_of, health_error, perform, refusal, require_carried
-    from workflows.views import DiskView, StatusView
 
 
 class Ending(ReplicationCommands):

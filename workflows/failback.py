@@ -21,23 +21,23 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import HealthError, JobOutcome
     from deltaferry.planning.failback import BASE_LOST
     from workflows import names
-    from workflows.dr_state import MadeInAzure
-    from workflows.failback_messages import (
+    from workflows.from_point import delete_made
+    from workflows.messages.dr_state import MadeInAzure
+    from workflows.messages.failback import (
         OnTarget,
         PrepareFailbackInput,
     )
-    from workflows.from_point import delete_made
-    from workflows.job_messages import JobReport
-    from workflows.operator_input import TargetProperties
+    from workflows.messages.job import JobReport
+    from workflows.messages.operator_input import TargetProperties
+    from workflows.messages.replication_state import Replication
+    from workflows.messages.reverse import FailbackCarried, FailbackInput, FailbackResult, ReverseProgress
+    from workflows.messages.reverse_records import PassRecord, ReverseBase
+    from workflows.messages.step import OnReplication, UnguardInput
     from workflows.policies import AZURE, POWER, PREPARE
-    from workflows.replication_state import Replication
     from workflows.reporting import in_phase, report_once
-    from workflows.reverse_job import ReverseJob
-    from workflows.reverse_messages import FailbackCarried, FailbackInput, FailbackResult, ReverseProgress
-    from workflows.reverse_pass import ReversePass
-    from workflows.reverse_records import PassRecord, ReverseBase
-    from workflows.reverse_steps import drop_snapshots, forget_site, new_pass
-    from workflows.step_messages import OnReplication, UnguardInput
+    from workflows.reverse.job import ReverseJob
+    from workflows.reverse.passes import ReversePass
+    from workflows.reverse.steps import drop_snapshots, forget_site, new_pass
     from workflows.steps import failure_of, health_error, perform, require_carried
 
 

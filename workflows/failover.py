@@ -15,12 +15,12 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind
     from deltaferry.model.states import HealthError
     from workflows import names
+    from workflows.entity.presenting import GUEST_NOT_PREPARED
     from workflows.from_point import FromPoint, delete_all_made
-    from workflows.job_messages import FromPointInput, JobReport
+    from workflows.messages.job import FromPointInput, JobReport
+    from workflows.messages.step import GuardInput, OnReplication, ShutDownInput
     from workflows.policies import TRY
-    from workflows.presenting import GUEST_NOT_PREPARED
     from workflows.reporting import in_phase, report_once
-    from workflows.step_messages import GuardInput, OnReplication, ShutDownInput
     from workflows.steps import failure_of, health_error, perform, require_carried
 
 _SHUTDOWN_WITHIN = timedelta(minutes=5)

@@ -14,13 +14,13 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.planning.phrases import size_text
 from workflows import names
-from workflows.dr_messages import CopyPointInput, DeleteCopiesInput, ImportCopiesInput, PinPointInput, UnpinPointInput
-from workflows.dr_state import MadeInAzure
-from workflows.job_messages import FromPointInput, JobReport, MadeVm, point_job, test_job
+from workflows.messages.dr import CopyPointInput, DeleteCopiesInput, ImportCopiesInput, PinPointInput, UnpinPointInput
+from workflows.messages.dr_state import MadeInAzure
+from workflows.messages.job import FromPointInput, JobReport, MadeVm, point_job, test_job
+from workflows.messages.replication_state import Replication
+from workflows.messages.step import CreateVmInput, DeleteTargetInput
 from workflows.policies import AZURE, PREPARE
-from workflows.replication_state import Replication
 from workflows.reporting import ReportingJob, in_phase
-from workflows.step_messages import CreateVmInput, DeleteTargetInput
 from workflows.steps import failure_of, perform
 
 

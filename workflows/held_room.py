@@ -6,9 +6,9 @@ from temporalio.exceptions import FailureError, is_cancelled_exception
 from activities.snapshots import Snapshots
 from deltaferry.planning.failure import WAITS_FOR_ROOM
 from workflows import names
+from workflows.messages.replication_state import Replication
+from workflows.messages.step import OnReplication
 from workflows.policies import LOOK
-from workflows.replication_state import Replication
-from workflows.step_messages import OnReplication
 from workflows.steps import failure_of, perform
 
 

@@ -7,8 +7,8 @@ with workflow.unsafe.imports_passed_through():
     from workflows import names
     from workflows.copying import CopyJob, HeldPass
     from workflows.delta_cycle import mint_cycle_key
-    from workflows.job_messages import InitialInput, InitialPass, JobProgress
-    from workflows.step_messages import BegunCycle, SentChunk
+    from workflows.messages.job import InitialInput, InitialPass, JobProgress
+    from workflows.messages.step import BegunCycle, SentChunk
     from workflows.steps import require_carried
 
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from temporalio import workflow
 
 from deltaferry.model.replication import CycleKind, ReplicationRef
-from workflows.replication_state import CycleRecord
+from workflows.messages.replication_state import CycleRecord
 
 POINT_TIME = "deltaferry_recovery_point_time"
 CYCLES = "deltaferry_cycles"

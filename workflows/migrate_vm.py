@@ -14,12 +14,10 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import HealthError, JobOutcome
     from deltaferry.planning.phrases import duration_text
     from workflows import names
-    from workflows.job_messages import CycleAnswer, CycleWanted, JobReport, MigrateInput
-    from workflows.policies import ASK, AZURE, POWER
-    from workflows.presenting import GUEST_NOT_PREPARED, predicted_downtime
-    from workflows.replication_state import CycleRecord, MigrationResult
-    from workflows.reporting import ReportingJob, in_phase, report_once
-    from workflows.step_messages import (
+    from workflows.entity.presenting import GUEST_NOT_PREPARED, predicted_downtime
+    from workflows.messages.job import CycleAnswer, CycleWanted, JobReport, MigrateInput
+    from workflows.messages.replication_state import CycleRecord, MigrationResult
+    from workflows.messages.step import (
         CreateVmInput,
         DeleteTargetInput,
         GuardInput,
@@ -28,6 +26,8 @@ with workflow.unsafe.imports_passed_through():
         ShutDownInput,
         SourceStatus,
     )
+    from workflows.policies import ASK, AZURE, POWER
+    from workflows.reporting import ReportingJob, in_phase, report_once
     from workflows.steps import cancellation_kept, failure_of, health_error, perform, require_carried
 
 

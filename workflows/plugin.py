@@ -17,11 +17,11 @@ from temporalio.worker import WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from deltaferry.model.errors import ErrorKind
-from workflows.job_messages import InitialInput, MigrateInput
-from workflows.policy_state import PolicyBookState
+from workflows.messages.job import InitialInput, MigrateInput
+from workflows.messages.policy_state import PolicyBookState
+from workflows.messages.replication_state import EndInput, ReplicateVmInput
+from workflows.messages.slot import SlotsState
 from workflows.refusals import EXAMPLES, bad_input_sentence
-from workflows.replication_state import EndInput, ReplicateVmInput
-from workflows.slot_messages import SlotsState
 
 _LOG = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.planning.policy import Schedule, contradictions
     from deltaferry.planning.schedule import MAXIMUM_INTERVAL
     from workflows import names
-    from workflows.operator_input import PolicyOptions
-    from workflows.policy_input import PolicyName
-    from workflows.policy_state import PolicyBookState
+    from workflows.messages.operator_input import PolicyOptions
+    from workflows.messages.policy_input import PolicyName
+    from workflows.messages.policy_state import PolicyBookState
     from workflows.steps import refusal
 
 ANY_SITE = Schedule(timedelta(0), MAXIMUM_INTERVAL)

@@ -25,15 +25,15 @@ with workflow.unsafe.imports_passed_through():
     )
     from deltaferry.planning.transitions import Verdict
     from workflows import names
-    from workflows.plan_asking import PlanAsking, operation_of
-    from workflows.plan_commands import PlanCommands, PlanRequest
-    from workflows.plan_input import PlanAbort, PlanCleanUp, PlanDecision, PlanInput, run_contradictions
-    from workflows.plan_messages import CleanUpItem, Phase, PlanResult, PlanRunState, PlanView
-    from workflows.plan_presenting import details, plan_view, result_of
-    from workflows.plan_running import keep_output, run_step
-    from workflows.plan_state import LONGEST_HISTORY, carried, carried_state, clean_up_key, first_state, judge_clean_up
+    from workflows.messages.plan import CleanUpItem, Phase, PlanResult, PlanRunState, PlanView
+    from workflows.messages.plan_input import PlanAbort, PlanCleanUp, PlanDecision, PlanInput, run_contradictions
+    from workflows.messages.replication_state import Refusal
+    from workflows.plans.asking import PlanAsking, operation_of
+    from workflows.plans.commands import PlanCommands, PlanRequest
+    from workflows.plans.presenting import details, plan_view, result_of
+    from workflows.plans.running import keep_output, run_step
+    from workflows.plans.state import LONGEST_HISTORY, carried, carried_state, clean_up_key, first_state, judge_clean_up
     from workflows.refusals import EXAMPLES
-    from workflows.replication_state import Refusal
     from workflows.steps import refusal
 
 

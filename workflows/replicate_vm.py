@@ -16,14 +16,14 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.planning.dr_states import NO_CYCLES
     from workflows import names
     from workflows.ending import CompleteMigration, StopReplication
-    from workflows.entity_groups import EntityGroups
-    from workflows.holding_slots import PreemptedError, ensure_arbiter
-    from workflows.job_messages import CopyResult, InitialInput, JobReport
-    from workflows.operator_input import EndOptions
+    from workflows.entity.groups import EntityGroups
+    from workflows.messages.job import CopyResult, InitialInput, JobReport
+    from workflows.messages.operator_input import EndOptions
+    from workflows.messages.replication_state import CycleRecord, EndInput, FailureView, ReplicateVmInput
+    from workflows.messages.step import ArchiveInput, OnReplication
     from workflows.policies import CYCLES_PER_RUN, PREPARE, SETTLE
-    from workflows.replication_state import CycleRecord, EndInput, FailureView, ReplicateVmInput
     from workflows.reporting import is_running
-    from workflows.step_messages import ArchiveInput, OnReplication
+    from workflows.slots.holding import PreemptedError, ensure_arbiter
     from workflows.steps import cancellation_kept, health_error, perform, refusal, require_carried
 
 _R, _M = ReplicationState, MigrationState

@@ -15,20 +15,20 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.planning.replication_group import contradictions
     from workflows import names
-    from workflows.group_input import GroupInput
-    from workflows.group_members import GroupMembers, member_of
-    from workflows.group_messages import (
+    from workflows.groups.members import GroupMembers, member_of
+    from workflows.groups.presenting import group_details, group_view, offered_keys
+    from workflows.messages.group import (
         GroupLeft,
         GroupResult,
         GroupState,
         GroupView,
     )
-    from workflows.group_presenting import group_details, group_view, offered_keys
-    from workflows.holding_slots import SlotHolder, ensure_arbiter
-    from workflows.operator_input import Reason
+    from workflows.messages.group_input import GroupInput
+    from workflows.messages.operator_input import Reason
+    from workflows.messages.site import SiteProfile
+    from workflows.messages.slot import SlotsAskedBack, SlotsDelayed, SlotsGranted
     from workflows.refusals import EXAMPLES
-    from workflows.site_messages import SiteProfile
-    from workflows.slot_messages import SlotsAskedBack, SlotsDelayed, SlotsGranted
+    from workflows.slots.holding import SlotHolder, ensure_arbiter
     from workflows.steps import cancellation_kept, refusal, tell
 
 _STATE = TypeAdapter(GroupState)

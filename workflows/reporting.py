@@ -7,7 +7,7 @@ from typing import TypeVar
 from temporalio import workflow
 
 from workflows import names
-from workflows.job_messages import JobReport
+from workflows.messages.job import JobReport
 from workflows.steps import told
 
 T = TypeVar("T")

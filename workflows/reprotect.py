@@ -19,19 +19,14 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import HealthError
     from deltaferry.planning.failback import after_commit, after_failed_pass
     from workflows import names
-    from workflows.failback_messages import (
+    from workflows.messages.failback import (
         Losses,
         LossesInput,
         OnTarget,
         PrepareFailbackInput,
     )
-    from workflows.holding_slots import PreemptedError
-    from workflows.job_messages import JobReport
-    from workflows.losses import LossesUnconfirmedError, losses_error
-    from workflows.policies import AZURE, CYCLES_PER_RUN, PREPARE
-    from workflows.reporting import report_once
-    from workflows.reverse_job import ReverseJob
-    from workflows.reverse_messages import (
+    from workflows.messages.job import JobReport
+    from workflows.messages.reverse import (
         FinishReverse,
         PassState,
         ReprotectCarried,
@@ -39,9 +34,14 @@ with workflow.unsafe.imports_passed_through():
         ReverseProgress,
         ReverseReport,
     )
-    from workflows.reverse_pass import ReversePass
-    from workflows.reverse_records import PassRecord, ReverseBase
-    from workflows.reverse_steps import discard_pass, new_pass, undo_reverse
+    from workflows.messages.reverse_records import PassRecord, ReverseBase
+    from workflows.policies import AZURE, CYCLES_PER_RUN, PREPARE
+    from workflows.reporting import report_once
+    from workflows.reverse.job import ReverseJob
+    from workflows.reverse.losses import LossesUnconfirmedError, losses_error
+    from workflows.reverse.passes import ReversePass
+    from workflows.reverse.steps import discard_pass, new_pass, undo_reverse
+    from workflows.slots.holding import PreemptedError
     from workflows.steps import failure_of, health_error, perform, require_carried
 
 

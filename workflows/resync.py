@@ -28,10 +28,9 @@ with workflow.unsafe.imports_passed_through():
         on_appliance,
         release_snapshot,
     )
-    from workflows.job_messages import JobProgress, ResyncInput, ResyncPass
-    from workflows.policies import PREPARE, SNAPSHOT, TRANSFER, VERIFY
-    from workflows.replication_state import DiskPosition
-    from workflows.step_messages import (
+    from workflows.messages.job import JobProgress, ResyncInput, ResyncPass
+    from workflows.messages.replication_state import DiskPosition
+    from workflows.messages.step import (
         BeginResyncInput,
         BegunResync,
         CheckedSeed,
@@ -43,6 +42,7 @@ with workflow.unsafe.imports_passed_through():
         PlanResyncInput,
         SentChunk,
     )
+    from workflows.policies import PREPARE, SNAPSHOT, TRANSFER, VERIFY
     from workflows.steps import cancellation_kept, perform, require_carried
 
 

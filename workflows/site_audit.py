@@ -14,11 +14,11 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.planning.phrases import count_text
     from workflows import names
-    from workflows.audit_messages import AuditResult, AuditStep
-    from workflows.operator_input import AuditInput
+    from workflows.messages.audit import AuditResult, AuditStep
+    from workflows.messages.operator_input import AuditInput
+    from workflows.messages.site import SiteInput, SiteProfile
     from workflows.policies import ASK, CLEAN, DISCOVER
     from workflows.refusals import EXAMPLES
-    from workflows.site_messages import SiteInput, SiteProfile
     from workflows.steps import failure_of, perform, refusal
 
 

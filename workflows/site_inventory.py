@@ -10,10 +10,10 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.inventory import InventorySummary
     from deltaferry.planning.phrases import size_text
     from workflows import names
-    from workflows.operator_input import InventoryInput
+    from workflows.messages.operator_input import InventoryInput
+    from workflows.messages.site import SiteInput
     from workflows.policies import ASK, DISCOVER
     from workflows.refusals import EXAMPLES
-    from workflows.site_messages import SiteInput
     from workflows.steps import failure_of, perform, refusal
 
 

@@ -14,9 +14,8 @@ with workflow.unsafe.imports_passed_through():
     from activities.snapshots import Snapshots
     from deltaferry.model.errors import ErrorKind
     from workflows import meters, names
-    from workflows.operator_input import ForceRelease, ReassignInput, SettingsChange
-    from workflows.policies import ASK, SETTLE
-    from workflows.site_messages import (
+    from workflows.messages.operator_input import ForceRelease, ReassignInput, SettingsChange
+    from workflows.messages.site import (
         AppliancesInput,
         BlackoutsInput,
         ClosedWindow,
@@ -24,10 +23,7 @@ with workflow.unsafe.imports_passed_through():
         SiteProfile,
         SnapshotsLeftInput,
     )
-    from workflows.site_presenting import site_details
-    from workflows.site_settings import changed_profile
-    from workflows.slot_book import SlotBook
-    from workflows.slot_messages import (
+    from workflows.messages.slot import (
         ApplianceSilent,
         ReplicationLeft,
         SlotsAnnounced,
@@ -35,6 +31,10 @@ with workflow.unsafe.imports_passed_through():
         SlotsState,
         SlotsWanted,
     )
+    from workflows.policies import ASK, SETTLE
+    from workflows.slots.book import SlotBook
+    from workflows.slots.presenting import site_details
+    from workflows.slots.settings import changed_profile
     from workflows.steps import failure_of, perform, refusal, require_carried, told
 
 _ASK_HOLDERS_EVERY = timedelta(minutes=1)

@@ -12,9 +12,9 @@ from temporalio.exceptions import ActivityError, ApplicationError, FailureError,
 from deltaferry.model.errors import CATALOGUE, ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import HealthError
+from workflows.messages.replication_state import FailureView
 from workflows.policies import Step, priority
 from workflows.refusals import EXAMPLES
-from workflows.replication_state import FailureView
 
 A = TypeVar("A")
 R = TypeVar("R")

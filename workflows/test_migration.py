@@ -10,7 +10,7 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import HealthError, JobOutcome
     from workflows import names
     from workflows.from_point import FromPoint, delete_copies, delete_made, unpin
-    from workflows.job_messages import CleanUpInput, FromPointInput, JobReport, MadeVm
+    from workflows.messages.job import CleanUpInput, FromPointInput, JobReport, MadeVm
     from workflows.reporting import ReportingJob, report_once
     from workflows.steps import failure_of, health_error, require_carried
 

@@ -27,7 +27,7 @@ from tests.bench.machine import Cost, measured_async, run_bare
 from tests.bench.report import Bench, Measure, median_seconds, speed_ratio
 from tests.bench.rig import PAGE_WRITERS, THREADS_PER_DISK
 from tests.e2e.replicated import Replicated
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _SAS_LIFETIME = timedelta(hours=2)
 _INTERVAL = timedelta(seconds=1)

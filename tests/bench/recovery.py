@@ -21,7 +21,7 @@ from tests.bench.bench_lab import bench_lab, one_disk_vm
 from tests.bench.image import make_image
 from tests.bench.report import Bench, Measure
 from tests.e2e.replicated import Replicated
-from workflows.views import FailoverView
+from workflows.messages.views import FailoverView
 
 _INTERVAL = timedelta(hours=1)
 """Longer than a measure: no delta cycle runs beside it."""

@@ -20,8 +20,8 @@ from tests.bench.site_world import HOSTS, PROBE, SITE, SiteWorld, record_of, ser
 from tests.workflows.servers import start_dev_server
 from tests.workflows.world import DISKS
 from workflows import names
-from workflows.slot_messages import SlotsState
-from workflows.step_messages import AdoptResult
+from workflows.messages.slot import SlotsState
+from workflows.messages.step import AdoptResult
 
 _PROBES = 2
 _POLL_S = 0.2

@@ -19,9 +19,9 @@ from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.stand_ins import StandIns
 from tests.workflows.world import APPLIANCE, DISKS, TARGET, World, new_profile
 from workflows import names
-from workflows.replication_state import EntityState, ReplicateVmInput, Replication
-from workflows.site_messages import ApplianceProfile, Placement, SiteProfile
-from workflows.step_messages import BeginCycleInput, BegunCycle, CommitRecords, CommitRecordsInput
+from workflows.messages.replication_state import EntityState, ReplicateVmInput, Replication
+from workflows.messages.site import ApplianceProfile, Placement, SiteProfile
+from workflows.messages.step import BeginCycleInput, BegunCycle, CommitRecords, CommitRecordsInput
 
 SITE = "bench"
 HOSTS = 20

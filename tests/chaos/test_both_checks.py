@@ -46,9 +46,9 @@ from deltaferry.model.units import BLOCK, GRANULE, MIB, SECTOR
 from deltaferry.ports.recovery import RecoveryPoints
 from deltaferry.ports.target_cloud import TargetCloud
 from tests.unit.azure.conftest import start_azurite
-from workflows.replication_state import Replication
-from workflows.site_messages import SiteProfile
-from workflows.step_messages import AppliedChunk, OnReplication, SealInput, VerifyChunksInput
+from workflows.messages.replication_state import Replication
+from workflows.messages.site import SiteProfile
+from workflows.messages.step import AppliedChunk, OnReplication, SealInput, VerifyChunksInput
 
 _TARGET, _DISK, _CYCLE, _FENCE = "target", 2000, "1-cycle", 1
 _CAPACITY = 9 * MIB + 37 * SECTOR

@@ -19,7 +19,7 @@ from tests.e2e.accidents import SLOW_S, assert_in_order, committed_beyond, dot, 
 from tests.e2e.conftest import Lab
 from tests.e2e.interventions import reached, resumed
 from tests.e2e.replicated import Replicated
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _BOOT, _DATA = 0, 1
 

@@ -23,7 +23,7 @@ from deltaferry.model.units import MIB, SECTOR
 from tests.e2e.by_hand import ByHand
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
-from workflows.step_messages import AppliedChunk, BegunCycle, ChunkDisk, SentChunk
+from workflows.messages.step import AppliedChunk, BegunCycle, ChunkDisk, SentChunk
 
 pytestmark = pytest.mark.chaos
 

@@ -24,8 +24,8 @@ from lab.world import World
 from tests.e2e.conftest import Lab
 from tests.e2e.interventions import reached, resumed
 from tests.e2e.replicated import Replicated, Unreached
-from workflows.replication_state import CycleRecord
-from workflows.views import StatusView
+from workflows.messages.replication_state import CycleRecord
+from workflows.messages.views import StatusView
 
 SLOW_S = 240.0
 """A killed worker's step is tried again after its heartbeat limit of 30 s; a sleeping one's outstanding polls may swallow it twice."""

@@ -38,10 +38,10 @@ from lab.world import World
 from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site, build_target
-from workflows.operator_input import TargetProperties
-from workflows.replication_state import DiskPosition, EntityState, Replication
-from workflows.site_messages import CheckSourceInput
-from workflows.step_messages import (
+from workflows.messages.operator_input import TargetProperties
+from workflows.messages.replication_state import DiskPosition, EntityState, Replication
+from workflows.messages.site import CheckSourceInput
+from workflows.messages.step import (
     AppliedChunk,
     ApplyInput,
     BeginCycleInput,

@@ -15,10 +15,10 @@ from lab.settings import SITE
 from tests.e2e.interventions import held, hold, paused
 from tests.e2e.replicated import Replicated
 from workflows import names
-from workflows.operator_input import AdoptInput
-from workflows.slot_messages import SlotsState
-from workflows.step_messages import AdoptResult
-from workflows.views import StatusView
+from workflows.messages.operator_input import AdoptInput
+from workflows.messages.slot import SlotsState
+from workflows.messages.step import AdoptResult
+from workflows.messages.views import StatusView
 
 
 async def adopt(vm: Replicated) -> AdoptResult:

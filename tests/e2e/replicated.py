@@ -25,10 +25,10 @@ from lab.vcenter.control_views import VmState
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
 from workflows import names
-from workflows.operator_input import EnableInput, TargetProperties
-from workflows.replication_state import CycleRecord
-from workflows.site_messages import EnableResult
-from workflows.views import StatusView
+from workflows.messages.operator_input import EnableInput, TargetProperties
+from workflows.messages.replication_state import CycleRecord
+from workflows.messages.site import EnableResult
+from workflows.messages.views import StatusView
 
 LIMIT_S = 240.0
 """How long a test waits for a state before it fails with what it saw last."""

@@ -24,7 +24,7 @@ from tests.e2e.by_hand import TARGET, ByHand
 from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site, build_target
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     CompareSiteInput,
     DiscardBackInput,
     DropSnapshotsInput,
@@ -37,9 +37,9 @@ from workflows.failback_messages import (
     SnapshotTargetInput,
     WriteBackInput,
 )
-from workflows.operator_input import TargetProperties
-from workflows.replication_state import DiskPosition
-from workflows.step_messages import (
+from workflows.messages.operator_input import TargetProperties
+from workflows.messages.replication_state import DiskPosition
+from workflows.messages.step import (
     ChunkDisk,
     CreateVmInput,
     ImportInput,

@@ -18,7 +18,7 @@ from tests.e2e.slot_timeline import explain
 from workers.settings import load_settings
 from workers.wiring import site_profile
 from workflows import names
-from workflows.slot_messages import SlotsState
+from workflows.messages.slot import SlotsState
 
 PATIENCE_S = 600.0
 """A queue of VMs, each of which may wait out a killed worker's heartbeat limit."""

@@ -26,8 +26,8 @@ from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site
 from workflows import names
-from workflows.audit_messages import AuditResult
-from workflows.operator_input import AuditInput
+from workflows.messages.audit import AuditResult
+from workflows.messages.operator_input import AuditInput
 
 _ROOT = Path(__file__).parents[2]
 _NO_GRACE = timedelta(0)

@@ -27,7 +27,7 @@ from tests.e2e.operators import terminate
 from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_target
-from workflows.step_messages import ArchiveInput
+from workflows.messages.step import ArchiveInput
 
 _ROOT = Path(__file__).parents[2]
 _WITHIN_S = 300.0

@@ -26,8 +26,8 @@ from tests.e2e.interventions import paused
 from tests.e2e.operators import enable_and_hold, goes_on_with_deltas, hold_a_delta, leases, let_go, refusal_of
 from tests.e2e.replicated import LIMIT_S, Replicated
 from workflows import names
-from workflows.operator_input import EnableInput, TargetProperties
-from workflows.site_messages import EnableResult
+from workflows.messages.operator_input import EnableInput, TargetProperties
+from workflows.messages.site import EnableResult
 
 _OUR_TAG = "deltaferry-replication"
 

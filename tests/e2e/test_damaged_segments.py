@@ -37,7 +37,7 @@ from tests.e2e.conftest import Lab
 from tests.e2e.interventions import held, hold, paused, resumed, stopped_at
 from tests.e2e.replicated import Replicated
 from tests.e2e.shared_vm import SharedVm
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _BOOT, _DATA = 0, 1
 _WRITE = 256 * 1024

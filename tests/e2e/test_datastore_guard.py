@@ -24,7 +24,7 @@ from tests.e2e.accidents import (
 from tests.e2e.conftest import Lab
 from tests.e2e.interventions import eventually, held, hold, reached, resumed
 from tests.e2e.replicated import Replicated
-from workflows.views import DiskView, StatusView
+from workflows.messages.views import DiskView, StatusView
 
 _SNAPSHOT_CALLS = ("CreateSnapshot_Task", "CreateSnapshotEx_Task")
 _CAPACITY = {spec.name: spec.capacity_bytes for spec in DATASTORES}

@@ -30,7 +30,7 @@ from workers.schedules import SiteSchedule, set_up_schedule
 from workers.settings import load_settings
 from workers.wiring import build_stores
 from workflows import names
-from workflows.operator_input import InventoryInput
+from workflows.messages.operator_input import InventoryInput
 
 _ROOT = Path(__file__).parents[2]
 

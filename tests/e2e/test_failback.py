@@ -20,8 +20,8 @@ with workflow.unsafe.imports_passed_through():
     from tests.e2e.reverse_by_hand import ReverseByHand
     from tests.workflows.failback_stand_ins import ListeningEntity
     from workflows import names
-    from workflows.job_messages import JobReport
-    from workflows.reverse_messages import (
+    from workflows.messages.job import JobReport
+    from workflows.messages.reverse import (
         FailbackInput,
         FinishReverse,
         ReprotectInput,

@@ -28,10 +28,10 @@ from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
 from tests.e2e.reverse_by_hand import ReverseByHand, refusal_of
 from tests.unit.lab_arm.conftest import Credential
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     LossesInput,
 )
-from workflows.step_messages import OnReplication, UnguardInput
+from workflows.messages.step import OnReplication, UnguardInput
 
 _CAPACITIES = (5 * MIB + 3 * SECTOR, 3 * MIB)
 _NO_TEMPORAL = cast("Client", None)

@@ -10,7 +10,7 @@ from lab.vcenter.control import ControlRefusedError
 from lab.vcenter.faults import FaultName, FaultRequest
 from tests.e2e.interventions import eventually, stopped_at
 from tests.e2e.replicated import Replicated
-from workflows.replication_state import CycleRecord
+from workflows.messages.replication_state import CycleRecord
 
 CREATE = "CreateSnapshotEx_Task"
 

@@ -31,10 +31,10 @@ from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site
 from workflows import names
-from workflows.replication_state import CycleRecord
-from workflows.site_messages import Placement
-from workflows.slot_messages import SlotsState
-from workflows.views import StatusView
+from workflows.messages.replication_state import CycleRecord
+from workflows.messages.site import Placement
+from workflows.messages.slot import SlotsState
+from workflows.messages.views import StatusView
 
 _SIZES = (9 * MIB + 37 * SECTOR, MIB)
 _SEGMENT = 4 * MIB

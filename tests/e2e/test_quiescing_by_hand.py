@@ -26,8 +26,8 @@ from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_target
-from workflows.dr_messages import ListPointsInput
-from workflows.step_messages import BegunCycle
+from workflows.messages.dr import ListPointsInput
+from workflows.messages.step import BegunCycle
 
 _NO_TEMPORAL = cast("Client", None)
 _DISKS = (3 * MIB + 37 * SECTOR, 2 * MIB)

@@ -19,7 +19,7 @@ from lab.vcenter.control import VcenterControl
 from tests.e2e.by_hand import NO_CONTAINER, ByHand, random_write
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
-from workflows.step_messages import AppliedChunk, BegunCycle, SentChunk
+from workflows.messages.step import AppliedChunk, BegunCycle, SentChunk
 
 
 class Cut(StrEnum):

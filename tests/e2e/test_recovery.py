@@ -18,7 +18,7 @@ from lab.settings import ISOLATED_NETWORK, NETWORK
 from lab.vcenter.quiescing import QuiesceOutcome
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _POLICY = {"name": "gold", "rpo_threshold": "PT1H", "retention": "PT1H"}
 

@@ -19,7 +19,7 @@ from tests.e2e.accidents import SLOW_S
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
 from workflows import names
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _POLICY = {"name": "gold", "rpo_threshold": "PT1H", "retention": "PT1H"}
 _POLL_S = 0.05

@@ -25,7 +25,7 @@ from tests.e2e.test_command_line import _done
 from workers.settings import load_settings
 from workers.wiring import build_target
 from workflows import names
-from workflows.group_messages import GroupResult, GroupView
+from workflows.messages.group import GroupResult, GroupView
 
 _CAPACITIES = (6 * MIB + 37 * SECTOR, 2 * MIB)
 _POLICY = {"name": "gold", "rpo_threshold": "PT1H", "retention": "PT1H"}

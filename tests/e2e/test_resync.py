@@ -16,7 +16,7 @@ from tests.e2e.accidents import assert_in_order, quiet
 from tests.e2e.conftest import Lab
 from tests.e2e.interventions import held, hold, paused, resumed
 from tests.e2e.replicated import Replicated
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _SIZES = (6 * MIB + 37 * SECTOR, MIB)
 

@@ -18,7 +18,7 @@ from lab.vcenter.tracking import StarAnswer
 from tests.e2e.by_hand import ByHand
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated
-from workflows.replication_state import DiskPosition
+from workflows.messages.replication_state import DiskPosition
 
 _NO_TEMPORAL = cast("Client", None)
 _DISKS = (9 * MIB + 37 * SECTOR, 5 * MIB)

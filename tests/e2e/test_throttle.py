@@ -14,8 +14,8 @@ from lab.settings import SITE
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import LIMIT_S, Replicated
 from workflows import names
-from workflows.operator_input import SettingsChange
-from workflows.replication_state import CycleRecord
+from workflows.messages.operator_input import SettingsChange
+from workflows.messages.replication_state import CycleRecord
 
 _BURST_S = 0.25
 

@@ -10,7 +10,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.conftest import bench, dev_server, stand_ins  # noqa: F401
 from tests.workflows.site_bench import Bench
-from workflows.step_messages import BeginCycleInput
+from workflows.messages.step import BeginCycleInput
 
 
 async def test_b11_a_cutover_is_heard_at_once_while_a_failed_cycle_waits_for_its_next_try(bench: Bench) -> None:  # noqa: F811

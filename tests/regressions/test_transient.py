@@ -18,7 +18,7 @@ from lab.vcenter.faults import FaultName, FaultRequest
 from tests.e2e.accidents import overwrite
 from tests.e2e.by_hand import ByHand
 from tests.regressions.whole_cycles import carry_delta, changed, copy_everything, finish
-from workflows.step_messages import BeginCycleInput
+from workflows.messages.step import BeginCycleInput
 
 _WITHIN_S = 30.0
 _POLL_S = 0.02

@@ -2,7 +2,7 @@
 
 from deltaferry.model.replication import CycleKind, DiskBase, RecoveryPoint
 from tests.e2e.by_hand import ByHand
-from workflows.step_messages import AppliedChunk, BegunCycle
+from workflows.messages.step import AppliedChunk, BegunCycle
 
 
 def copy_everything(hand: ByHand) -> BegunCycle:

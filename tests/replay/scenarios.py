@@ -11,7 +11,7 @@ from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from workflows import names
-from workflows.group_messages import GroupResult, GroupView
+from workflows.messages.group import GroupResult, GroupView
 
 Scenario = Callable[[Bench], Awaitable[None]]
 

@@ -13,10 +13,10 @@ from temporalio.worker import Replayer
 
 from workflows import names
 from workflows.enable_replication import EnableReplication
-from workflows.operator_input import EnableInput
+from workflows.messages.operator_input import EnableInput
+from workflows.messages.site import EnableResult
 from workflows.plugin import plugin
 from workflows.register import WORKFLOWS
-from workflows.site_messages import EnableResult
 
 _HISTORIES = Path(__file__).parent / "histories"
 _SCENARIOS = {

@@ -17,7 +17,8 @@ from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import MigrationState, Operation, ReplicationState
 from deltaferry.planning.dr_states import AnyOperation, DrOperation
 from deltaferry.planning.transitions import Situation, allowed
-from workflows import group_input, names, operator_input, plan_input, policy_input
+from workflows import names
+from workflows.messages import group_input, operator_input, plan_input, policy_input
 from workflows.refusals import EXAMPLES
 
 ROOT = Path(__file__).parents[2]

@@ -19,21 +19,21 @@ with workflow.unsafe.imports_passed_through():
     from tests.workflows.world import World, new_profile, plan_of
     from workflows import names
     from workflows.failback import FailbackVm
-    from workflows.failback_messages import (
+    from workflows.messages.failback import (
         LostDisk,
     )
-    from workflows.job_messages import JobReport
-    from workflows.replication_state import Replication
-    from workflows.reprotect import ReprotectVm
-    from workflows.reverse_messages import (
+    from workflows.messages.job import JobReport
+    from workflows.messages.replication_state import Replication
+    from workflows.messages.reverse import (
         ReverseProgress,
     )
-    from workflows.slot_messages import SlotsGranted, SlotsReleased, SlotsWanted
-    from workflows.step_messages import (
+    from workflows.messages.slot import SlotsGranted, SlotsReleased, SlotsWanted
+    from workflows.messages.step import (
         PlannedResync,
         PlanResyncInput,
         UnguardInput,
     )
+    from workflows.reprotect import ReprotectVm
 
 CAPACITY = 1 << 20
 DISK = ReplicatedDisk(2000, "uuid", "Hard disk 1", CAPACITY, True)

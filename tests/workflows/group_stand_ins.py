@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from temporalio import activity
 
 from tests.workflows.world import OnWorlds
-from workflows.group_messages import TakenMember, TakenTogether, TogetherInput
+from workflows.messages.group import TakenMember, TakenTogether, TogetherInput
 
 
 class GroupStandIns(OnWorlds):

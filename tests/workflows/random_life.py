@@ -28,8 +28,8 @@ from deltaferry.planning.dr_states import (
 )
 from tests.workflows.site_bench import Bench, Running, eventually
 from workflows import names
-from workflows.replication_state import EndResult
-from workflows.views import StatusView, TestView
+from workflows.messages.replication_state import EndResult
+from workflows.messages.views import StatusView, TestView
 
 _O, _R, _M, _D, _S = Operation, ReplicationState, MigrationState, DrOperation, DrState
 

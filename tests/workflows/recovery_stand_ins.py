@@ -7,7 +7,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.recovery_points import PointCopy
 from deltaferry.planning.retention import choose
 from tests.workflows.world import OnWorlds, listed, require_free
-from workflows.dr_messages import (
+from workflows.messages.dr import (
     CopiedPoint,
     CopyPointInput,
     DeleteCopiesInput,
@@ -19,8 +19,8 @@ from workflows.dr_messages import (
     PrunePointsInput,
     UnpinPointInput,
 )
-from workflows.notice_messages import RpoNotice
-from workflows.step_messages import ImportedDisks
+from workflows.messages.notice import RpoNotice
+from workflows.messages.step import ImportedDisks
 
 
 class RecoveryStandIns(OnWorlds):

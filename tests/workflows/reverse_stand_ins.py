@@ -7,7 +7,7 @@ from temporalio import activity
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import ReplicatedDisk
 from tests.workflows.world import NICS, PLACEMENT, OnWorlds, plan_of, scripted_error, stored
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     ComparedSite,
     CompareSiteInput,
     CompareSiteResult,
@@ -28,8 +28,8 @@ from workflows.failback_messages import (
     TargetSurvey,
     WriteBackInput,
 )
-from workflows.replication_state import DiskPosition
-from workflows.step_messages import AppliedChunk, ApplyResult, OnReplication, SentChunk, TransferResult, VerifyChunksInput
+from workflows.messages.replication_state import DiskPosition
+from workflows.messages.step import AppliedChunk, ApplyResult, OnReplication, SentChunk, TransferResult, VerifyChunksInput
 
 
 class ReverseStandIns(OnWorlds):

@@ -23,12 +23,12 @@ from deltaferry.planning.dr_states import AnyMigrationState
 from tests.workflows.stand_ins import StandIns
 from tests.workflows.world import APPLIANCE, PLACEMENT, TARGET, World, new_profile
 from workflows import names
+from workflows.messages.replication_state import CycleRecord, EndResult, EntityState, ReplicateVmInput, Replication
+from workflows.messages.site import EnableResult
+from workflows.messages.slot import SlotsState
+from workflows.messages.step import AdoptResult
+from workflows.messages.views import StatusView
 from workflows.register import WORKFLOWS
-from workflows.replication_state import CycleRecord, EndResult, EntityState, ReplicateVmInput, Replication
-from workflows.site_messages import EnableResult
-from workflows.slot_messages import SlotsState
-from workflows.step_messages import AdoptResult
-from workflows.views import StatusView
 
 _PATIENCE_S = 120.0
 _POLL_S = 0.1

@@ -18,9 +18,9 @@ from tests.workflows.group_stand_ins import GroupStandIns
 from tests.workflows.recovery_stand_ins import RecoveryStandIns
 from tests.workflows.reverse_stand_ins import ReverseStandIns
 from tests.workflows.world import NICS, PLACEMENT, compared, listed, plan_of, require_free, scripted_error, stored
-from workflows.audit_messages import AuditResult, AuditStep, Looked
-from workflows.replication_state import ReplicateVmInput
-from workflows.site_messages import (
+from workflows.messages.audit import AuditResult, AuditStep, Looked
+from workflows.messages.replication_state import ReplicateVmInput
+from workflows.messages.site import (
     AppliancesInput,
     BlackoutsAnswer,
     BlackoutsInput,
@@ -37,7 +37,7 @@ from workflows.site_messages import (
     SnapshotsLeft,
     SnapshotsLeftInput,
 )
-from workflows.step_messages import (
+from workflows.messages.step import (
     AppliedChunk,
     ApplyInput,
     ApplyResult,

@@ -9,7 +9,7 @@ from tests.workflows.site_bench import Bench
 from tests.workflows.world import new_profile
 from workers.appliance_settings import ArbiterSettings
 from workflows import names
-from workflows.slot_messages import SlotsState
+from workflows.messages.slot import SlotsState
 
 SITE = "throttled"
 

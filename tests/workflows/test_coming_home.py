@@ -5,7 +5,7 @@ from deltaferry.model.states import ReplicationState
 from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, Running
 from workflows import names
-from workflows.step_messages import DeleteTargetInput
+from workflows.messages.step import DeleteTargetInput
 
 _GOLD = {"name": "gold", "rpo_threshold": "PT4H"}
 

@@ -10,8 +10,8 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from tests.workflows.world import DISKS
-from workflows.step_messages import BeginCycleInput, BeginResyncInput, CompareInput
-from workflows.views import StatusView
+from workflows.messages.step import BeginCycleInput, BeginResyncInput, CompareInput
+from workflows.messages.views import StatusView
 
 _FULL = ErrorKind.DATASTORE_FULL
 _SENTENCE = "Datastore ds1 has 1 GiB free of 20 GiB; a snapshot needs 2 GiB to be free."

@@ -7,7 +7,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import QUICK, Bench
-from workflows.step_messages import ApplyInput, BeginCycleInput, SealInput
+from workflows.messages.step import ApplyInput, BeginCycleInput, SealInput
 
 _MOST_EVENTS = 60
 

@@ -8,8 +8,8 @@ from temporalio.exceptions import ApplicationError
 from deltaferry.model.errors import ErrorKind
 from tests.workflows.site_bench import Bench
 from workflows import names
-from workflows.replication_state import ReplicateVmInput
-from workflows.site_messages import FindingView
+from workflows.messages.replication_state import ReplicateVmInput
+from workflows.messages.site import FindingView
 
 _NOTHING: tuple[Any, ...] = ()
 

@@ -3,7 +3,7 @@ from temporalio.api.enums.v1 import EventType
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench, Running
-from workflows.step_messages import CleanSourceInput
+from workflows.messages.step import CleanSourceInput
 
 
 async def _ends_clean(bench: Bench, running: Running) -> None:

@@ -17,14 +17,14 @@ from tests.workflows.failback_stand_ins import DISK, DISK_ID, Bench, Steps
 from tests.workflows.world import PLACEMENT
 from workflows import names
 from workflows.failback import FailbackVm
-from workflows.failback_messages import (
+from workflows.messages.failback import (
     LostDisk,
 )
-from workflows.operator_input import TargetProperties
+from workflows.messages.operator_input import TargetProperties
+from workflows.messages.reverse import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
+from workflows.messages.reverse_records import ReverseBase
+from workflows.messages.slot import SlotsWanted
 from workflows.reprotect import ReprotectVm
-from workflows.reverse_messages import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
-from workflows.reverse_records import ReverseBase
-from workflows.slot_messages import SlotsWanted
 
 _numbers = itertools.count(1)
 _HOUR = timedelta(hours=1)

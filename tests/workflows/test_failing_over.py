@@ -5,8 +5,8 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from tests.workflows.world import NICS
-from workflows.dr_messages import PinPointInput, PrunePointsInput
-from workflows.step_messages import BeginCycleInput, CreateVmInput, DeleteTargetInput, GuardInput, UnguardInput
+from workflows.messages.dr import PinPointInput, PrunePointsInput
+from workflows.messages.step import BeginCycleInput, CreateVmInput, DeleteTargetInput, GuardInput, UnguardInput
 
 
 async def test_an_unplanned_failover_shuts_the_source_down_and_makes_the_vm_from_the_latest_point(bench: Bench) -> None:

@@ -4,7 +4,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.site_bench import QUICK, Bench
-from workflows.step_messages import BeginCycleInput, TransferInput
+from workflows.messages.step import BeginCycleInput, TransferInput
 
 
 def change_ids(request: BeginCycleInput) -> list[str | None]:

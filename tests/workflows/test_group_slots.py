@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from deltaferry.model.replication import CycleKind
 from tests.workflows.world import new_profile
-from workflows.site_messages import Placement
-from workflows.slot_book import SlotBook
-from workflows.slot_messages import SlotsAnnounced, SlotsPart, SlotsReleased, SlotsState, SlotsWanted
+from workflows.messages.site import Placement
+from workflows.messages.slot import SlotsAnnounced, SlotsPart, SlotsReleased, SlotsState, SlotsWanted
+from workflows.slots.book import SlotBook
 
 _NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 _GROUP = "group/lon1/shop"

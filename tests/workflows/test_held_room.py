@@ -12,9 +12,9 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.replication import CycleKind
     from tests.workflows.world import new_profile
     from workflows import names
-    from workflows.holding_slots import SlotHolder
-    from workflows.site_messages import Placement, SiteProfile
-    from workflows.slot_messages import SlotsGranted, SlotsReleased, SlotsWanted
+    from workflows.messages.site import Placement, SiteProfile
+    from workflows.messages.slot import SlotsGranted, SlotsReleased, SlotsWanted
+    from workflows.slots.holding import SlotHolder
 
 _QUEUE = "held-room"
 _SITE = "held"

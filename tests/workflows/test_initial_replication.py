@@ -5,7 +5,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench
 from tests.workflows.world import DISKS
-from workflows.step_messages import BeginCycleInput, TransferInput
+from workflows.messages.step import BeginCycleInput, TransferInput
 
 
 async def test_a_lost_snapshot_costs_only_what_was_not_yet_verified(bench: Bench) -> None:

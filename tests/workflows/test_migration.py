@@ -3,7 +3,7 @@ from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import JobOutcome, MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench
 from tests.workflows.world import NICS
-from workflows.step_messages import BeginCycleInput, DeleteTargetInput, GuardInput, ImportInput, ShutDownInput, UnguardInput
+from workflows.messages.step import BeginCycleInput, DeleteTargetInput, GuardInput, ImportInput, ShutDownInput, UnguardInput
 
 
 async def test_migrate_is_an_on_demand_delta_then_shutdown_then_a_final_delta_then_the_target_vm(bench: Bench) -> None:

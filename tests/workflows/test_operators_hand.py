@@ -7,8 +7,8 @@ from temporalio.exceptions import CancelledError
 
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.site_bench import Bench, Running, commit_record
-from workflows.site_messages import SiteProfile
-from workflows.step_messages import BeginCycleInput, CommitRecordsInput, DeleteTargetInput, ImportInput
+from workflows.messages.site import SiteProfile
+from workflows.messages.step import BeginCycleInput, CommitRecordsInput, DeleteTargetInput, ImportInput
 
 _PAGES = 3
 

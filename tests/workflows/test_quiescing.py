@@ -10,8 +10,8 @@ from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import QUICK, Bench, Running
 from tests.workflows.test_showing import details_of
 from tests.workflows.world import QUIESCED
-from workflows.dr_messages import PinPointInput
-from workflows.step_messages import BeginCycleInput
+from workflows.messages.dr import PinPointInput
+from workflows.messages.step import BeginCycleInput
 
 _POLICY = {"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D", "app_consistent_every": "PT4H"}
 _FAILED = QuiesceOutcome(QuiesceAnswer.FAILED, PointKind.CRASH_CONSISTENT, "A VSS writer failed.")

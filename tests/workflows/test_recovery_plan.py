@@ -24,10 +24,10 @@ from deltaferry.model.states import JobOutcome
 from tests.workflows.servers import start_dev_server
 from tests.workflows.site_bench import eventually
 from workflows import names
-from workflows.plan_asking import SILENCE
-from workflows.plan_messages import PlanResult, PlanView
+from workflows.messages.plan import PlanResult, PlanView
+from workflows.messages.service import OperationAnswer, OperationWanted
+from workflows.plans.asking import SILENCE
 from workflows.recovery_plan import RecoveryPlan
-from workflows.service_messages import OperationAnswer, OperationWanted
 
 _numbers = itertools.count(1)
 _BEAT = timedelta(milliseconds=100)

@@ -13,8 +13,8 @@ from deltaferry.planning.ladder import Rung
 from tests.workflows.site_bench import QUICK, Bench, Running, shared_workers, site_bench
 from tests.workflows.stand_ins import StandIns
 from workflows import names
-from workflows.step_messages import BeginCycleInput, BeginResyncInput, CompareInput, SettleInput
-from workflows.views import StatusView
+from workflows.messages.step import BeginCycleInput, BeginResyncInput, CompareInput, SettleInput
+from workflows.messages.views import StatusView
 
 _PENDING, _SYNC = ReplicationState.REPAIR_PENDING, ReplicationState.DELTA_SYNC
 _AT_ONCE = timedelta(0)

@@ -15,9 +15,9 @@ from deltaferry.model.states import ReplicationState
 from deltaferry.planning.dr_states import DrState
 from tests.workflows.site_bench import Bench, Running, eventually
 from workflows import names
-from workflows.group_messages import GroupResult, GroupView, PointAttempt, TogetherInput
-from workflows.slot_messages import HeldLease
-from workflows.step_messages import BeginCycleInput, OnReplication
+from workflows.messages.group import GroupResult, GroupView, PointAttempt, TogetherInput
+from workflows.messages.slot import HeldLease
+from workflows.messages.step import BeginCycleInput, OnReplication
 
 _NEVER = "PT10H"
 

@@ -12,7 +12,7 @@ from deltaferry.model.units import GRANULE
 from tests.workflows.site_bench import Bench, Running
 from tests.workflows.world import DISKS
 from workflows import names
-from workflows.step_messages import (
+from workflows.messages.step import (
     ApplyInput,
     BeginCycleInput,
     BeginResyncInput,
@@ -22,7 +22,7 @@ from workflows.step_messages import (
     TransferInput,
     VerifyChunksInput,
 )
-from workflows.views import StatusView
+from workflows.messages.views import StatusView
 
 _MIB = 1 << 20
 _BOOT, _DATA = (disk.key for disk in DISKS)

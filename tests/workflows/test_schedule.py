@@ -11,8 +11,8 @@ from temporalio.testing import WorkflowEnvironment
 from deltaferry.model.replication import CycleKind
 from tests.workflows.site_bench import Running, eventually, shared_workers, site_bench
 from tests.workflows.stand_ins import StandIns
-from workflows.replication_state import CycleRecord
-from workflows.step_messages import ApplyInput, BeginCycleInput, SealInput, TransferInput
+from workflows.messages.replication_state import CycleRecord
+from workflows.messages.step import ApplyInput, BeginCycleInput, SealInput, TransferInput
 
 _HOUR = timedelta(hours=1)
 _MONTH = timedelta(days=30)

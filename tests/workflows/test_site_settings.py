@@ -12,9 +12,9 @@ from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, Running, appliance_worker, eventually
 from tests.workflows.world import APPLIANCE
 from workflows import names
-from workflows.site_messages import ApplianceProfile, Placement
-from workflows.slot_messages import ApplianceSilent, SlotsState, SlotsWanted
-from workflows.step_messages import BeginCycleInput, TransferInput
+from workflows.messages.site import ApplianceProfile, Placement
+from workflows.messages.slot import ApplianceSilent, SlotsState, SlotsWanted
+from workflows.messages.step import BeginCycleInput, TransferInput
 
 _EDGE = "edge-of-the-tests"
 

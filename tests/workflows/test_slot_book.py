@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from deltaferry.model.replication import CycleKind
 from tests.workflows.world import new_profile
-from workflows.site_messages import ApplianceProfile, ClosedWindow, Placement, SiteProfile
-from workflows.slot_book import SlotBook
-from workflows.slot_messages import HeldLease, SlotsAnnounced, SlotsReleased, SlotsState, SlotsWanted
+from workflows.messages.site import ApplianceProfile, ClosedWindow, Placement, SiteProfile
+from workflows.messages.slot import HeldLease, SlotsAnnounced, SlotsReleased, SlotsState, SlotsWanted
+from workflows.slots.book import SlotBook
 
 _NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
 _RUN = "0123456789abcdef"

@@ -6,9 +6,9 @@ from deltaferry.model.states import ReplicationState
 from tests.workflows.site_bench import Bench, eventually
 from tests.workflows.world import APPLIANCE
 from workflows import names
-from workflows.site_messages import Placement
-from workflows.slot_messages import SlotsWanted
-from workflows.step_messages import BeginCycleInput
+from workflows.messages.site import Placement
+from workflows.messages.slot import SlotsWanted
+from workflows.messages.step import BeginCycleInput
 
 
 async def _has_lease(bench: Bench, holder: str) -> None:

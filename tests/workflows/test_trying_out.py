@@ -7,9 +7,9 @@ from deltaferry.planning.dr_states import DrState
 from deltaferry.planning.rpo import RpoChange
 from tests.workflows.site_bench import QUICK, Bench, eventually
 from workflows import names
-from workflows.dr_messages import CopyPointInput, ImportCopiesInput, PinPointInput
-from workflows.notice_messages import RpoNotice
-from workflows.views import StatusView
+from workflows.messages.dr import CopyPointInput, ImportCopiesInput, PinPointInput
+from workflows.messages.notice import RpoNotice
+from workflows.messages.views import StatusView
 
 
 def _tests(view: StatusView) -> list[tuple[int, str]]:

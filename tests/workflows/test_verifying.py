@@ -10,8 +10,8 @@ from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.model.units import GRANULE
 from tests.workflows.site_bench import QUICK, Bench, Running
 from tests.workflows.world import DISKS
-from workflows.step_messages import CheckSeedInput
-from workflows.views import StatusView
+from workflows.messages.step import CheckSeedInput
+from workflows.messages.views import StatusView
 
 _MIB = 1 << 20
 _BOOT, _DATA = (disk.key for disk in DISKS)

@@ -20,11 +20,11 @@ from deltaferry.model.recovery_points import PointCopy, PointKind, RecoveryPoint
 from deltaferry.model.replication import CycleKind, ObjectRef, PlanRef, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE
 from tests.workflows.ledger import Ledger
-from workflows.failback_messages import LostDisk
-from workflows.point_views import NEWEST, PointList, PointView
-from workflows.replication_state import ReplicateVmInput, Replication
-from workflows.site_messages import FindingView, Placement, SiteProfile
-from workflows.step_messages import ComparedDisk, CompareDisk
+from workflows.messages.failback import LostDisk
+from workflows.messages.point_views import NEWEST, PointList, PointView
+from workflows.messages.replication_state import ReplicateVmInput, Replication
+from workflows.messages.site import FindingView, Placement, SiteProfile
+from workflows.messages.step import ComparedDisk, CompareDisk
 
 APPLIANCE = "appliance-of-the-tests"
 TARGET = "target-of-the-tests"

@@ -50,9 +50,9 @@ from deltaferry.vsphere.client import VSphere
 from lab.certificates import make_certificates
 from tests.unit.azure.conftest import start_azurite
 from tests.unit.vsphere.lab_vcenter import PASSWORD, LabVcenter
-from workflows.audit_messages import AuditResult, AuditStep
-from workflows.replication_state import EntityState, ReplicateVmInput, Replication
-from workflows.site_messages import SiteProfile
+from workflows.messages.audit import AuditResult, AuditStep
+from workflows.messages.replication_state import EntityState, ReplicateVmInput, Replication
+from workflows.messages.site import SiteProfile
 
 SITE, TARGET = "london", "west"
 _HOUR = timedelta(hours=1)

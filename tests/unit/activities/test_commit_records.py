@@ -20,9 +20,9 @@ from deltaferry.azure.object_store import BlobObjectStore
 from deltaferry.model.naming import COMMIT_RECORD, container_metadata, gateway_container
 from deltaferry.model.replication import ReplicationRef, Store
 from tests.unit.azure.conftest import start_azurite
-from workflows.replication_state import EntityState, ReplicateVmInput, Replication
-from workflows.site_messages import SiteProfile
-from workflows.step_messages import CommitRecords, CommitRecordsInput
+from workflows.messages.replication_state import EntityState, ReplicateVmInput, Replication
+from workflows.messages.site import SiteProfile
+from workflows.messages.step import CommitRecords, CommitRecordsInput
 
 _HOUR = timedelta(hours=1)
 _PROFILE = SiteProfile("lab", "london", "appliance", "west", _HOUR, _HOUR, 52, 8, 15)

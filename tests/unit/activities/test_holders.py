@@ -18,8 +18,8 @@ from deltaferry.model.audit import RunningReplication
 from deltaferry.model.states import MigrationState, ReplicationState
 from lab.tools import temporal_executable
 from workflows import names
+from workflows.messages.views import StatusView
 from workflows.plugin import plugin
-from workflows.views import StatusView
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -25,7 +25,7 @@ from deltaferry.ports.hypervisor import DiskExports, Hypervisor
 from deltaferry.ports.stores import KeyWrapper, SeedStore
 from tests.unit.azure.conftest import start_azurite
 from tests.unit.planning.discovered import GIB, discovered, disk, snapshot
-from workflows.site_messages import SiteProfile
+from workflows.messages.site import SiteProfile
 
 _HOUR = timedelta(hours=1)
 

@@ -11,7 +11,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.planning.rpo import RpoChange
 from tests.unit.activities.webhook_receiver import Receiver
-from workflows.notice_messages import RpoNotice
+from workflows.messages.notice import RpoNotice
 
 _AT = datetime(2026, 11, 22, 12, tzinfo=UTC)
 _NOTICE = RpoNotice(

@@ -8,8 +8,8 @@ from temporalio.testing import ActivityEnvironment
 from activities.off_hours import OffHours
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.windows import DEFAULT_OFF_HOURS
+from workflows.messages.site import OffHoursAnswer, OffHoursInput, SiteProfile
 from workflows.plugin import DeltaferryPayloadConverter
-from workflows.site_messages import OffHoursAnswer, OffHoursInput, SiteProfile
 
 PROFILE = SiteProfile(
     "tests", "london", "london-1", "west", timedelta(hours=1), timedelta(hours=12), 52, 8, 15, time_zone="Europe/London"

@@ -20,7 +20,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.recovery_plan import RunKind
 from lab.certificates import make_certificates
 from tests.unit.activities.webhook_receiver import Receiver
-from workflows.plan_messages import OUTPUT_LIMIT, StepInput, StepResult
+from workflows.messages.plan import OUTPUT_LIMIT, StepInput, StepResult
 
 MINUTE = timedelta(minutes=1)
 Write = Callable[[str], str]

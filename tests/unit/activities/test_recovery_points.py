@@ -26,7 +26,7 @@ from deltaferry.planning.retention import Choice, PointChoice
 from deltaferry.ports.data_plane import DataPlane
 from deltaferry.ports.target_cloud import TargetCloud
 from tests.unit.azure.conftest import MendedAccount, mended
-from workflows.dr_messages import (
+from workflows.messages.dr import (
     CopyPointInput,
     DeleteCopiesInput,
     ListPointsInput,
@@ -35,10 +35,10 @@ from workflows.dr_messages import (
     PrunePointsInput,
     UnpinPointInput,
 )
+from workflows.messages.point_views import NEWEST, PointList
+from workflows.messages.replication_state import Replication
+from workflows.messages.site import SiteProfile
 from workflows.plugin import DeltaferryPayloadConverter
-from workflows.point_views import NEWEST, PointList
-from workflows.replication_state import Replication
-from workflows.site_messages import SiteProfile
 
 __all__ = ["mended"]  # the fixture
 

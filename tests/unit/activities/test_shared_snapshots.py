@@ -15,9 +15,9 @@ from deltaferry.model.naming import snapshot_name
 from deltaferry.model.replication import ReplicatedDisk, ReplicationRef
 from deltaferry.model.vm import Claim, DatastoreSpace, Firmware, PowerState, Snapshot, SourceDisk, SourceVm
 from tests.workflows.world import new_profile
-from workflows.group_messages import TakenTogether, TogetherInput, TogetherMember
-from workflows.replication_state import Replication
-from workflows.site_messages import Placement
+from workflows.messages.group import TakenTogether, TogetherInput, TogetherMember
+from workflows.messages.replication_state import Replication
+from workflows.messages.site import Placement
 
 _START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 _DISK = ReplicatedDisk(2000, "6000c290", "Hard disk 1", 1 << 30, True)

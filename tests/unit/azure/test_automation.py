@@ -15,7 +15,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.planning.recovery_plan import RunKind
 from lab.arm.service import ArmService
 from lab.certificates import make_certificates
-from workflows.plan_messages import StepInput
+from workflows.messages.plan import StepInput
 
 SUBSCRIPTION = "00000000-0000-0000-0000-0000000000cc"
 SEED = {

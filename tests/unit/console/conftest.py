@@ -23,9 +23,9 @@ from lab.tools import temporal_executable
 from workers.settings import Installation, Settings, TemporalSettings
 from workers.settings_types import HostPort
 from workflows import names
-from workflows.operator_input import EnableInput
+from workflows.messages.operator_input import EnableInput
+from workflows.messages.views import StatusView
 from workflows.register import WORKFLOWS
-from workflows.views import StatusView
 
 from .stand_ins import SITES, TARGET, StandIns
 

@@ -11,9 +11,9 @@ from activities.blackouts import Blackouts
 from activities.progress import StepProgress
 from deltaferry.model.replication import ObjectRef, PlanRef, RecoveryPoint, ReplicatedDisk, Store
 from deltaferry.model.units import GRANULE, MIB
-from workflows.group_messages import TakenMember, TakenTogether, TogetherInput
-from workflows.replication_state import ReplicateVmInput
-from workflows.site_messages import (
+from workflows.messages.group import TakenMember, TakenTogether, TogetherInput
+from workflows.messages.replication_state import ReplicateVmInput
+from workflows.messages.site import (
     BlackoutsAnswer,
     BlackoutsInput,
     CheckedSource,
@@ -26,7 +26,7 @@ from workflows.site_messages import (
     SiteInput,
     SiteProfile,
 )
-from workflows.step_messages import (
+from workflows.messages.step import (
     AppliedChunk,
     ApplyInput,
     ApplyResult,

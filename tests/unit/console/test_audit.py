@@ -9,7 +9,7 @@ from activities.audit import result
 from console.audit_commands import audit_view
 from deltaferry.model.audit import AUDIT_VERSION, AuditReport, Finding, FindingCode, Outcome, Verdict
 from deltaferry.model.replication import ObjectRef, Store
-from workflows.audit_messages import SHOWN_FINDINGS, AuditResult
+from workflows.messages.audit import SHOWN_FINDINGS, AuditResult
 from workflows.site_audit import details
 
 REF = ObjectRef(Store.GATEWAY, "df-sites/lab/london/audits/1/report", "etag")

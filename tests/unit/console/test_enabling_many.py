@@ -18,7 +18,7 @@ from deltaferry.planning.measured_rate import Rate
 from deltaferry.planning.slots import SlotLimits
 from tests.unit.planning.discovered import GIB, discovered, disk, snapshot
 from workers.settings import load_settings
-from workflows.operator_input import TargetProperties
+from workflows.messages.operator_input import TargetProperties
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "deltaferry.toml"
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from console.main import app
 from deltaferry.planning.replication_group import WARNING
-from workflows.group_messages import GroupView
+from workflows.messages.group import GroupView
 
 from .conftest import Running
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from console.main import app
 from console.plan_files import _step
-from workflows.plan_input import PlanDefinition
+from workflows.messages.plan_input import PlanDefinition
 
 from .conftest import Running, Synced
 

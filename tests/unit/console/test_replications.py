@@ -10,7 +10,7 @@ from console import client as replicating
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.states import Operation, ReplicationState
 from workflows import names
-from workflows.operator_input import EnableInput, EndOptions
+from workflows.messages.operator_input import EnableInput, EndOptions
 
 from .conftest import Running, Synced
 from .stand_ins import instance_uuid

@@ -16,9 +16,9 @@ from deltaferry.model.replication import CycleKind, ObjectRef, Store
 from deltaferry.model.states import HealthError, JobOutcome
 from deltaferry.model.units import MIB
 from deltaferry.planning.ladder import Rung
-from workflows.point_views import PointList, PointView
-from workflows.replication_state import CycleRecord, MigrationResult, Refusal, ResyncRecord, ScrubRecord
-from workflows.views import DiskView, RepairView, StatusView
+from workflows.messages.point_views import PointList, PointView
+from workflows.messages.replication_state import CycleRecord, MigrationResult, Refusal, ResyncRecord, ScrubRecord
+from workflows.messages.views import DiskView, RepairView, StatusView
 
 AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SENDING = LiveStep("transfer", "sending changed blocks", True, 1, 50 * MIB, 100 * MIB, 20 * MIB, 5.0 * MIB, 10.0)

@@ -9,7 +9,7 @@ import pytest
 
 from deltaferry.blocks.throttle import Budget
 from workers.appliance_settings import ASK_EVERY, ApplianceThrottle, throttled
-from workflows.site_messages import SiteProfile
+from workflows.messages.site import SiteProfile
 
 MBIT = 125_000
 

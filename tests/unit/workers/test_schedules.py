@@ -16,7 +16,7 @@ from tests.workflows.site_bench import eventually
 from workers.schedules import SiteSchedule, remove_others, set_up_schedule, set_up_schedules, site_schedules
 from workers.settings import load_settings
 from workflows import names
-from workflows.operator_input import AuditInput, InventoryInput
+from workflows.messages.operator_input import AuditInput, InventoryInput
 from workflows.plugin import plugin
 
 from .test_settings import EXAMPLE

@@ -1,0 +1,1 @@
+"""What `ReprotectVm` and `FailbackVm` share: from Azure back to the site."""

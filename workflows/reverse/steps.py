@@ -1,0 +1,80 @@
+"""Single steps of the reverse direction that more than one procedure takes."""
+
+from temporalio import workflow
+
+from activities.failback_site import FailbackSite
+from activities.failback_target import FailbackTarget
+from activities.failback_verification import FailbackVerification
+from workflows import names
+from workflows.messages.failback import DiscardBackInput, DropSnapshotsInput, OnTarget, TargetSurvey
+from workflows.messages.operator_input import TargetProperties
+from workflows.messages.replication_state import Replication
+from workflows.messages.reverse import PassState
+from workflows.messages.step import OnReplication
+from workflows.policies import AZURE, PREPARE, VERIFY
+from workflows.steps import perform
+
+
+async def survey_target(replication: Replication, target: TargetProperties) -> TargetSurvey:
+    """Look at the VM in Azure and match its disks with those at the site."""
+    return await perform(
+        FailbackTarget.survey_failed_over,
+        OnTarget(replication, target),
+        queue=names.azure_queue(replication.ref.target),
+        limits=VERIFY,
+        summary="look at the VM in Azure",
+    )
+
+
+async def drop_snapshots(replication: Replication, target: TargetProperties, keep: tuple[str, ...] = ()) -> None:
+    """Delete the replication's snapshots of managed disks, but for those to keep."""
+    await perform(
+        FailbackTarget.drop_snapshots,
+        DropSnapshotsInput(replication, target, keep),
+        queue=names.azure_queue(replication.ref.target),
+        limits=AZURE,
+        summary="delete snapshots of managed disks",
+    )
+
+
+async def discard_pass(replication: Replication, state: PassState) -> None:
+    """Delete what a pass has stored."""
+    await perform(
+        FailbackVerification.discard_back,
+        DiscardBackInput(replication, state.cycle_key),
+        queue=names.apply_queue(replication.ref.target),
+        limits=VERIFY,
+        summary=f"pass {state.number}: delete what it stored",
+    )
+
+
+async def forget_site(replication: Replication) -> None:
+    """Forget how the disks at the site were left: the next reprotect compares everything first."""
+    await perform(
+        FailbackVerification.forget_site,
+        OnReplication(replication),
+        queue=names.apply_queue(replication.ref.target),
+        limits=VERIFY,
+        summary="forget how the disks at the site were left",
+    )
+
+
+async def undo_reverse(replication: Replication, target: TargetProperties) -> None:
+    """Undo all of reprotect: its snapshots in Azure, and the mark on the VM at the site, last.
+
+    `ReprotectVm` does so itself; where it could not, or was ended from outside, the end of the replication does.
+    """
+    await drop_snapshots(replication, target)
+    await forget_site(replication)
+    await perform(
+        FailbackSite.release_failback,
+        OnReplication(replication),
+        queue=names.vsphere_queue(replication.ref.site),
+        limits=PREPARE,
+        summary="take the failback mark off the VM at the site",
+    )
+
+
+def new_pass(number: int, *, final: bool = False) -> PassState:
+    """Return a pass that is about to begin, under a key that no other pass has."""
+    return PassState(number, f"reverse-{number}-{workflow.uuid4()}", workflow.now(), final)
