@@ -7,12 +7,10 @@ from temporalio import activity
 from activities.adapters import Target
 from activities.failures import translated
 from activities.progress import Heartbeats
-from deltaferry.blocks.account import decode_account
-from deltaferry.blocks.manifest import decode_manifest, require_same
+from activities.sent_chunks import check_account, names_in_log
 from deltaferry.blocks.plan import decode_plan, source_set
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
-from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.naming import FAILBACK_LEFT, cycle_prefix, gateway_container, log_container, segment_name
+from deltaferry.model.naming import FAILBACK_LEFT, cycle_prefix, gateway_container, log_container
 from workflows.messages.failback import (
     DiscardBackInput,
 )
@@ -39,20 +37,12 @@ class FailbackVerification:
         plans = dict(request.plans)
         for chunk in request.chunks:
             beats.beat()
-            manifest = decode_manifest(stores.gateway.get(chunk.manifest.key))
-            account = decode_account(stores.gateway.get(chunk.covered.key))
-            theirs = (account.cycle_key, account.disk_key, account.first_segment)
-            if theirs != (manifest.cycle_key, manifest.disk_key, manifest.first_segment):
-                raise DeltaferryError(
-                    ErrorKind.MANIFEST_MISMATCH, f"{chunk.covered.key} is not the account of {chunk.manifest.key}."
-                )
-            require_same(manifest.segments, account.applied, chunk.manifest.key)
+            listed, account = check_account(stores, chunk)
             plan = decode_plan(stores.gateway.get(plans[chunk.disk_key].ref.key))
             planned = source_set(plan, chunk.first_segment, chunk.next_segment)
             what = f"{plans[chunk.disk_key].ref.key}, segments {chunk.first_segment} to {chunk.next_segment}"
             require_equal(planned, SectorSet.decode(account.covered), what)
-            names = [segment_name(request.cycle_key, chunk.disk_key, segment.number) for segment in account.applied]
-            stores.log.delete_objects(log_container(ref), names)
+            stores.log.delete_objects(log_container(ref), names_in_log(listed))
 
     @activity.defn
     @translated

@@ -3,12 +3,14 @@
 import dataclasses
 
 from activities.adapters import Stores
-from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest
+from deltaferry.blocks.account import TargetAccount, decode_account
+from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest, require_same
 from deltaferry.blocks.plan import Plan, decode_plan
-from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_prefix
+from deltaferry.model.errors import DeltaferryError, ErrorKind
+from deltaferry.model.naming import gateway_container, log_container, manifest_name, segment_name, segment_prefix
 from deltaferry.model.replication import ObjectRef, ReplicationRef, StoredSegment
 from deltaferry.ports.data_plane import SendDisk, SentDisk
-from workflows.messages.step import ChunkDisk, SentChunk
+from workflows.messages.step import AppliedChunk, ChunkDisk, SentChunk
 
 DIGEST_METADATA = "digest"
 """Metadata of a segment object: hexadecimal BLAKE3-256 of its bytes, so that a listing is enough to write a manifest."""
@@ -46,6 +48,27 @@ def list_chunk(stores: Stores, ref: ReplicationRef, cycle_key: str, asked: SendD
     segments = decode_manifest(stored_manifest).segments
     stored = dataclasses.replace(sent, next_segment=asked.first_segment + len(segments), segments=segments)
     return _chunk(decode_plan(asked.plan), asked.first_segment, stored, reference)
+
+
+def check_account(stores: Stores, chunk: AppliedChunk) -> tuple[Manifest, TargetAccount]:
+    """Return a chunk's manifest, and the target's account of exactly the objects that it lists, by digest.
+
+    Raises MANIFEST_MISMATCH.
+    """
+    manifest = decode_manifest(stores.gateway.get(chunk.manifest.key))
+    account = decode_account(stores.gateway.get(chunk.covered.key))
+    theirs = (account.cycle_key, account.disk_key, account.first_segment)
+    if theirs != (manifest.cycle_key, manifest.disk_key, manifest.first_segment):
+        raise DeltaferryError(ErrorKind.MANIFEST_MISMATCH, f"{chunk.covered.key} is not the account of {chunk.manifest.key}.")
+    require_same(manifest.segments, account.applied, chunk.manifest.key)
+    return manifest, account
+
+
+def names_in_log(manifest: Manifest) -> list[str]:
+    """Return the names of a chunk's objects in the log store: of all but those that stand in the manifest."""
+    return [
+        segment_name(manifest.cycle_key, manifest.disk_key, segment.number) for segment in manifest.segments if not segment.inline
+    ]
 
 
 def _chunk(plan: Plan, first_segment: int, sent: SentDisk, manifest: ObjectRef) -> SentChunk:

@@ -8,21 +8,19 @@ from activities.adapters import Stores, Target
 from activities.checksum_maps import chunk_key, read_chunk
 from activities.failures import translated
 from activities.progress import Heartbeats
-from deltaferry.blocks.account import TargetAccount, decode_account
+from activities.sent_chunks import check_account, names_in_log
+from deltaferry.blocks.account import TargetAccount
 from deltaferry.blocks.checksum_map import decode_updates, encode_chunk, merge
-from deltaferry.blocks.manifest import decode_manifest, require_same
 from deltaferry.blocks.plan import decode_plan, source_set
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
-from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import (
     log_container,
     seed_container,
     seed_name,
-    segment_name,
 )
 from deltaferry.model.replication import PlanRef, RecoveryPoint, ReplicationRef
 from deltaferry.ports.access import Beat
-from workflows.messages.step import AppliedChunk, SealedCycle, SealInput, VerifyChunksInput
+from workflows.messages.step import SealedCycle, SealInput, VerifyChunksInput
 
 
 class Verification:
@@ -44,12 +42,11 @@ class Verification:
         capacities = {disk.key: disk.capacity_bytes for disk in request.replication.disks}
         plans = dict(request.plans)
         for chunk in request.chunks:
-            account = self._check_chunk(stores, chunk)
+            listed, account = check_account(stores, chunk)
             self._check_coverage(stores, plans[chunk.disk_key], chunk.first_segment, chunk.next_segment, [account])
             self._update_map(stores, ref, chunk.disk_key, capacities[chunk.disk_key], [account])
             beats.beat()
-            names = [segment_name(request.cycle_key, chunk.disk_key, segment.number) for segment in account.applied]
-            stores.log.delete_objects(log_container(ref), names)
+            stores.log.delete_objects(log_container(ref), names_in_log(listed))
 
     @activity.defn
     @translated
@@ -70,26 +67,13 @@ class Verification:
         for disk_key, plan in request.plans:
             beats.beat()
             chunks = sorted((c for c in request.chunks if c.disk_key == disk_key), key=lambda c: c.first_segment)
-            accounts[disk_key] = [self._check_chunk(stores, chunk) for chunk in chunks]
+            accounts[disk_key] = [check_account(stores, chunk)[1] for chunk in chunks]
             first = checked_up_to.get(disk_key, 0)
             self._check_coverage(stores, plan, first, plan.segments, accounts[disk_key])
         for disk in request.replication.disks:
             beats.beat()
             self._update_map(stores, ref, disk.key, disk.capacity_bytes, accounts.get(disk.key, []))
         return SealedCycle(self._take_point(stores, request, beats.beat))
-
-    def _check_chunk(self, stores: Stores, chunk: AppliedChunk) -> TargetAccount:
-        """Return the target's account of a chunk whose applied objects are, by digest, those of the manifest."""
-        manifest = decode_manifest(stores.gateway.get(chunk.manifest.key))
-        account = decode_account(stores.gateway.get(chunk.covered.key))
-        if (account.cycle_key, account.disk_key, account.first_segment) != (
-            manifest.cycle_key,
-            manifest.disk_key,
-            manifest.first_segment,
-        ):
-            raise DeltaferryError(ErrorKind.MANIFEST_MISMATCH, f"{chunk.covered.key} is not the account of {chunk.manifest.key}.")
-        require_same(manifest.segments, account.applied, chunk.manifest.key)
-        return account
 
     def _check_coverage(self, stores: Stores, plan_ref: PlanRef, first: int, end: int, accounts: Iterable[TargetAccount]) -> None:
         plan = decode_plan(stores.gateway.get(plan_ref.ref.key))

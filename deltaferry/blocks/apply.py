@@ -5,20 +5,18 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from functools import partial
 
-from blake3 import blake3
-
 from deltaferry.blocks.blob_http import BlobClient, Role
 from deltaferry.blocks.checksum_map import GranuleRecorder, encode_updates
 from deltaferry.blocks.checksums import Hasher
 from deltaferry.blocks.crew import Crew
 from deltaferry.blocks.extents import split
 from deltaferry.blocks.jobs import Settings
+from deltaferry.blocks.listed import fetch_listed
 from deltaferry.blocks.pacing import Pacer
 from deltaferry.blocks.packing import OpenedSegment, SegmentBuffers, SegmentOpener
 from deltaferry.blocks.pool import SMALL_OBJECT_BYTES, THREADS_PER_BUFFER, Pool
 from deltaferry.blocks.sector_sets import SectorSet
 from deltaferry.blocks.segment import SegmentHeader, SegmentIdentity
-from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE
@@ -52,7 +50,7 @@ class _Disk:
         with self._lock:
             self._covered.add_all(covered)
             record_granules(self._granules, header, self._hasher)
-            self._applied[read.number] = read
+            self._applied[read.number] = read.without_bytes()
             self._written += written
             self._cleared += cleared
             self._verified += len(header.checksums)
@@ -125,28 +123,13 @@ class _Applier:
             self._job.replication_id, self._job.cycle_key, disk.disk_key, listed.number, disk.capacity_bytes
         )
         if listed.size_bytes <= SMALL_OBJECT_BYTES:
-            small = self._fetch(identity, listed, memoryview(bytearray(listed.size_bytes)))
+            small = fetch_listed(self._log, identity, listed, memoryview(bytearray(listed.size_bytes)))
             with state.room, self._benches.lend() as bench:
                 self._carry_on(state, listed, bench.opener.open(small, identity))
             return
         with state.room, self._benches.lend() as bench:
-            stored = self._fetch(identity, listed, bench.buffers.object)
+            stored = fetch_listed(self._log, identity, listed, bench.buffers.object)
             self._carry_on(state, listed, bench.opener.open(stored, identity))
-
-    def _fetch(self, identity: SegmentIdentity, listed: StoredSegment, buffer: memoryview) -> memoryview:
-        """Read an object into a buffer. Raises MANIFEST_MISMATCH unless it is the one that the manifest lists."""
-        mismatch = DeltaferryError(
-            ErrorKind.MANIFEST_MISMATCH, f"the stored object {identity.name} is not the one that the manifest lists"
-        )
-        try:
-            stored = buffer[: self._log.get_into(identity.name, buffer[: listed.size_bytes])]
-        except DeltaferryError as error:
-            if error.kind is ErrorKind.SEGMENT_DAMAGED:  # larger than it is listed
-                raise mismatch from None
-            raise
-        if StoredSegment(listed.number, blake3(stored).digest(), len(stored)) != listed:
-            raise mismatch
-        return stored
 
     def _carry_on(self, state: _Disk, read: StoredSegment, opened: OpenedSegment) -> None:
         """Put data and clear zeros, and note it all once it was acknowledged.

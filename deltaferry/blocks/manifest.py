@@ -13,6 +13,9 @@ from deltaferry.model.replication import StoredSegment
 MAGIC = b"DFMF"
 VERSION = 1
 DIGEST_BYTES = 32
+INLINE_BYTES = 512
+"""An object of at most this size stands in the manifest: one of zeros has some 250 bytes, and a request of its own costs as much
+as one of 4 MiB."""
 _KIND, _WHAT = ErrorKind.MANIFEST_MISMATCH, "manifest"
 
 
@@ -32,18 +35,23 @@ class Manifest:
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """Return the stored form. Raises ValueError unless the segments are a gapless run with 32-byte digests."""
+    """Return the stored form. Raises ValueError unless the segments are a gapless run with 32-byte digests, and the inline ones whole."""
     if any(segment.number != manifest.first_segment + index for index, segment in enumerate(manifest.segments)):
         raise ValueError("a manifest's segments are numbered without gaps")
     digests = b"".join(segment.digest for segment in manifest.segments)
     if len(digests) != DIGEST_BYTES * len(manifest.segments):
         raise ValueError("a segment's digest has 32 bytes")
+    inline = [segment for segment in manifest.segments if segment.inline]
+    if any(len(segment.inline) != segment.size_bytes or segment.size_bytes > INLINE_BYTES for segment in inline):
+        raise ValueError(f"an inline object is whole, and has at most {INLINE_BYTES} bytes")
     body = (
         put_text(manifest.cycle_key),
         put_number(manifest.disk_key),
         put_number(manifest.first_segment),
         put_words(array("Q", (segment.size_bytes for segment in manifest.segments))),
         digests,
+        put_words(array("Q", (segment.number - manifest.first_segment for segment in inline))),
+        b"".join(segment.inline for segment in inline),
     )
     return seal_record(MAGIC, VERSION, b"".join(body))
 
@@ -54,9 +62,18 @@ def decode_manifest(data: bytes) -> Manifest:
     cycle_key, disk_key, first_segment = reader.text(), reader.number(), reader.number()
     sizes = reader.words()
     digests = bytes(reader.take(DIGEST_BYTES * len(sizes)))
+    inline: dict[int, bytes] = {}
+    last = -1
+    for index in reader.words():
+        if not last < index < len(sizes) or not 0 < sizes[index] <= INLINE_BYTES:
+            raise reader.damaged("an inline object is not one of its small segments, each once and in order")
+        inline[index] = bytes(reader.take(sizes[index]))
+        last = index
     reader.end()
     segments = tuple(
-        StoredSegment(first_segment + index, digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES], size)
+        StoredSegment(
+            first_segment + index, digests[index * DIGEST_BYTES : (index + 1) * DIGEST_BYTES], size, inline.get(index, b"")
+        )
         for index, size in enumerate(sizes)
     )
     return Manifest(cycle_key, disk_key, first_segment, segments)

@@ -1,5 +1,6 @@
 """Stage 1: read a snapshot's disks, at the site or in Azure, and store what was planned as segments in the log store."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from deltaferry.blocks.checksums import Hasher
 from deltaferry.blocks.crew import Crew
 from deltaferry.blocks.jobs import Settings
 from deltaferry.blocks.killpoints import KillPoint, pass_point
+from deltaferry.blocks.manifest import INLINE_BYTES
 from deltaferry.blocks.nbd import NbdClient
 from deltaferry.blocks.packing import SegmentBuffers, SegmentPacker, partial_granules
 from deltaferry.blocks.plan import PlanEntry, decode_plan
@@ -172,6 +174,9 @@ class _Sender:
         with disk.room, self._benches.lend() as bench:
             stored, read_bytes = self._pack(bench, disk, identity)
             segment = StoredSegment(number, blake3(stored).digest(), len(stored))
+            if len(stored) <= INLINE_BYTES:
+                disk.record(dataclasses.replace(segment, inline=bytes(stored)), read_bytes=read_bytes, ours=True)
+                return
             if len(stored) > SMALL_OBJECT_BYTES:
                 self._put(disk, identity, segment, stored, read_bytes)
                 return

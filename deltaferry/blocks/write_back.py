@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from blake3 import blake3
-
 from deltaferry.blocks.apply import record_granules
 from deltaferry.blocks.blob_http import BlobClient, Role
 from deltaferry.blocks.checksum_map import GranuleRecorder, encode_updates
@@ -19,6 +17,7 @@ from deltaferry.blocks.crew import Crew
 from deltaferry.blocks.extents import split
 from deltaferry.blocks.jobs import Settings
 from deltaferry.blocks.killpoints import KillPoint, pass_point
+from deltaferry.blocks.listed import fetch_listed
 from deltaferry.blocks.nbd import NbdClient
 from deltaferry.blocks.packing import SegmentBuffers, SegmentOpener
 from deltaferry.blocks.sector_sets import SectorSet
@@ -70,7 +69,7 @@ class _Disk:
         """Note a segment of which every write was acknowledged."""
         with self._lock:
             self.ranges += ranges
-            self._applied[read.number] = read
+            self._applied[read.number] = read.without_bytes()
             record_granules(self._granules, header, self._hasher)
             self._written += sum(entry.extent.length_bytes for entry in ranges if entry.checksums is not None)
             self._zeroed += sum(entry.extent.length_bytes for entry in ranges if entry.checksums is None)
@@ -113,7 +112,7 @@ class _Writer:
         identity = SegmentIdentity(
             self._job.replication_id, self._job.cycle_key, disk.disk_key, listed.number, disk.capacity_bytes
         )
-        opened = self._opener.open(self._fetch(identity, listed), identity)
+        opened = self._opener.open(fetch_listed(self._log, identity, listed, self._buffers.object), identity)
         ranges: list[_Written] = []
         position = piece = 0
         for entry in opened.header.entries:
@@ -130,22 +129,6 @@ class _Writer:
             piece += pieces
             pass_point(KillPoint.MID_WRITE_BACK)
         state.written(listed, opened.header, ranges)
-
-    def _fetch(self, identity: SegmentIdentity, listed: StoredSegment) -> memoryview:
-        """Read an object. Raises MANIFEST_MISMATCH unless it is the one that the manifest lists."""
-        mismatch = DeltaferryError(
-            ErrorKind.MANIFEST_MISMATCH, f"the stored object {identity.name} is not the one that the manifest lists"
-        )
-        try:
-            buffer = self._buffers.object[: listed.size_bytes]
-            stored = buffer[: self._log.get_into(identity.name, buffer)]
-        except DeltaferryError as error:
-            if error.kind is ErrorKind.SEGMENT_DAMAGED:  # larger than it is listed
-                raise mismatch from None
-            raise
-        if StoredSegment(listed.number, blake3(stored).digest(), len(stored)) != listed:
-            raise mismatch
-        return stored
 
 
 class _Reader:

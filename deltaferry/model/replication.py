@@ -1,6 +1,6 @@
 """Identity of a replication, references to what it stores, and the pieces of a cycle that travel between the sides."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -94,12 +94,18 @@ class PlanRef:
 
 @dataclass(frozen=True, slots=True)
 class StoredSegment:
-    """A segment object that is in the log store."""
+    """A segment object that is in the log store, or, if it is tiny, in the manifest that lists it."""
 
     number: int
     digest: bytes
     """BLAKE3-256 of the stored object's bytes."""
     size_bytes: int
+    inline: bytes = field(default=b"", compare=False, repr=False)
+    """The object itself where the manifest carries it: a way to travel, and no part of what it is."""
+
+    def without_bytes(self) -> "StoredSegment":
+        """Return what says which object it is, and nothing more."""
+        return StoredSegment(self.number, self.digest, self.size_bytes) if self.inline else self
 
 
 @dataclass(frozen=True, slots=True)

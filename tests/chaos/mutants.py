@@ -20,6 +20,7 @@ _CHECKS, _GUARDS = "tests/chaos/test_both_checks.py", "tests/chaos/test_cycle_gu
 
 _PACKING, _APPLY = "deltaferry/blocks/packing.py", "deltaferry/blocks/apply.py"
 _HTTP_SOURCE, _VERIFICATION = "deltaferry/blocks/blob_http.py", "activities/verification.py"
+_LISTED, _CHUNKS = "deltaferry/blocks/listed.py", "activities/sent_chunks.py"
 _DELTA, _HELD = "workflows/delta_cycle.py", "activities/held_snapshots.py"
 
 
@@ -146,19 +147,19 @@ MUTANTS = (
     Mutant(
         "manifest-digests",
         "at the seal the applied objects equal the manifest's, by digest",
-        (Edit(_VERIFICATION, "        require_same(manifest.segments, account.applied, chunk.manifest.key)\n", ""),),
+        (Edit(_CHUNKS, "    require_same(manifest.segments, account.applied, chunk.manifest.key)\n", ""),),
         f"{_CHECKS}::test_an_account_of_other_objects_is_refused_at_the_seal",
     ),
     Mutant(
         "manifest-digest-of-an-object",
         "an object is applied only where its digest is the manifest's",
-        (Edit(_APPLY, "if StoredSegment(listed.number, blake3(stored).digest(), len(stored)) != listed:", "if len(stored) != listed.size_bytes:"),),
+        (Edit(_LISTED, "if StoredSegment(listed.number, blake3(stored).digest(), len(stored)) != listed:", "if len(stored) != listed.size_bytes:"),),
         f"{_PLANE}::test_a_damaged_log_never_reaches_the_seed",
     ),
     Mutant(
         "account-of-this-chunk",
         "an account counts only for the chunk that it names",
-        (Edit(_VERIFICATION, "        if (account.cycle_key, account.disk_key, account.first_segment) != (", "        if () == ("),),
+        (Edit(_CHUNKS, "    if theirs != (manifest.cycle_key, manifest.disk_key, manifest.first_segment):", "    if theirs == ():"),),
         f"{_CHECKS}::test_the_account_of_another_chunk_is_refused",
     ),
     Mutant(

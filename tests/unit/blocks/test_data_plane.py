@@ -166,6 +166,30 @@ def test_zeros_are_neither_sent_nor_written_on_a_pristine_seed(world: Callable[.
     assert (applied.bytes_written, applied.bytes_cleared) == (GRANULE, 0)
     assert SectorSet.decode(applied.covered).size_bytes == len(content)
     assert w.seed() == content
+    with w.storage.service().get_container_client(w.container) as container:
+        stored = [blob.name for blob in container.list_blobs(name_starts_with="cycles/")]
+    assert stored == [w.object_name(1)], "a segment of zeros needs no object"
+
+
+@pytest.mark.parametrize("damage", ["flipped", "exchanged", "of another key"])
+def test_damage_to_a_segment_in_the_manifest_never_reaches_the_seed(world: Callable[..., World], damage: str) -> None:
+    w = world(bytearray(os.urandom(8 * MIB)))
+    whole = make_plan(8 * MIB, [Extent(0, 8 * MIB)], [])
+    w.apply(w.send(whole).segments, pristine=True)
+    before = w.seed()
+    w.cycle, w.content[:] = "2-a", bytes(8 * MIB)
+    first, second = w.send(whole).segments
+    expected = ErrorKind.SEGMENT_DAMAGED
+    if damage == "flipped":
+        hurt, expected = replace(first, inline=bytes([first.inline[0] ^ 1]) + first.inline[1:]), ErrorKind.MANIFEST_MISMATCH
+    elif damage == "exchanged":
+        hurt = replace(second, number=0)
+    else:
+        hurt = first
+    with pytest.raises(DeltaferryError) as caught:
+        w.apply((hurt,), **({} if hurt is not first else {"data_key": bytes(32)}))
+    assert caught.value.kind is expected
+    assert w.seed() == before
 
 
 def test_zeros_are_cleared_on_a_seed_that_is_not_pristine(world: Callable[..., World]) -> None:

@@ -46,7 +46,7 @@ _FROM_FUNCTION = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 SECTORS = SectorSet([Extent(0, 5 * SECTOR), Extent(99 * SECTOR, MIB)]).encode()
 UPDATES = encode_updates(GranuleUpdates(b"z" * 16, array("Q", [1, 5]), b"a" * 16 + b"b" * 16, ((8, 3), (20, 1))))
-SEGMENTS = (StoredSegment(7, bytes(32), 9), StoredSegment(8, b"d" * 32, 99))
+SEGMENTS = (StoredSegment(7, bytes(32), 4, b"tiny"), StoredSegment(8, b"d" * 32, 99))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from deltaferry.blocks import checksum_map as maps
 from deltaferry.blocks.granules import GranuleSet
-from deltaferry.blocks.manifest import Manifest, decode_manifest, encode_manifest, require_same
+from deltaferry.blocks.manifest import INLINE_BYTES, Manifest, decode_manifest, encode_manifest, require_same
 from deltaferry.blocks.plan import MAX_ENTRIES, Plan, decode_plan, encode_plan, make_plan, planned_segments, source_set
-from deltaferry.blocks.records import seal_record
+from deltaferry.blocks.records import put_number, put_text, put_words, seal_record
 from deltaferry.blocks.sector_sets import SectorSet, require_equal
 from deltaferry.blocks.seed_check import SeedCheck, decode_seed_check, encode_seed_check
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -26,7 +26,7 @@ small_areas = st.lists(st.builds(Extent, st.integers(0, 2 * MIB), st.integers(0,
 
 PLAN = encode_plan(make_plan(CAPACITY, [Extent(3 * SECTOR, 9 * MIB)], [Extent(20 * MIB, 5 * MIB)]))
 SECTORS = SectorSet([Extent(0, 5 * SECTOR), Extent(99 * SECTOR, MIB)]).encode()
-MANIFEST = encode_manifest(Manifest("1-a", 2000, 7, (StoredSegment(7, bytes(32), 9), StoredSegment(8, b"d" * 32, 99))))
+MANIFEST = encode_manifest(Manifest("1-a", 2000, 7, (StoredSegment(7, bytes(32), 4, b"tiny"), StoredSegment(8, b"d" * 32, 99))))
 UPDATES = maps.encode_updates(maps.GranuleUpdates(b"z" * 16, array("Q", [1, 5]), b"a" * 16 + b"b" * 16, ((8, 3), (20, 1))))
 CHUNK = maps.encode_chunk(maps.ChecksumChunk(3, bytes(range(48))))
 
@@ -188,6 +188,34 @@ def test_manifests_round_trip(first: int, objects: list[tuple[bytes, int]]) -> N
     manifest = Manifest("12-ab", 2001, first, segments)
     assert decode_manifest(encode_manifest(manifest)) == manifest
     assert manifest.next_segment == first + len(segments)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.binary(min_size=1, max_size=INLINE_BYTES)), max_size=20))
+def test_a_manifest_carries_what_is_tiny_and_says_which(objects: list[tuple[bool, bytes]]) -> None:
+    segments = tuple(
+        StoredSegment(index, bytes([index]) * 32, len(data), data if inline else b"")
+        for index, (inline, data) in enumerate(objects)
+    )
+    read = decode_manifest(encode_manifest(Manifest("12-ab", 2001, 0, segments))).segments
+    assert [segment.inline for segment in read] == [segment.inline for segment in segments]
+    assert all(not segment.without_bytes().inline for segment in read)
+
+
+@pytest.mark.parametrize(("size", "data"), [(3, b"ab"), (INLINE_BYTES + 1, bytes(INLINE_BYTES + 1))])
+def test_a_manifest_carries_only_whole_tiny_objects(size: int, data: bytes) -> None:
+    with pytest.raises(ValueError, match="inline"):
+        encode_manifest(Manifest("1-a", 1, 0, (StoredSegment(0, bytes(32), size, data),)))
+
+
+@pytest.mark.parametrize("indices", [(1,), (0, 0), (2, 0), (5,)])
+def test_a_manifest_that_names_wrong_inline_objects_is_damaged(indices: tuple[int, ...]) -> None:
+    body = (
+        put_text("1-a"), put_number(1), put_number(0), put_words(array("Q", (2, INLINE_BYTES + 1, 2))), bytes(3 * 32),
+        put_words(array("Q", indices)), bytes(2 * INLINE_BYTES),
+    )  # fmt: skip
+    with pytest.raises(DeltaferryError) as caught:
+        decode_manifest(seal_record(b"DFMF", 1, b"".join(body)))
+    assert caught.value.kind is ErrorKind.MANIFEST_MISMATCH
 
 
 def test_a_manifest_has_no_gaps() -> None:
