@@ -21,7 +21,7 @@ from deltaferry.model.replication import ReplicatedDisk
 from deltaferry.model.units import GRANULE
 from deltaferry.ports.access import Beat, SnapshotAccess
 from deltaferry.ports.data_plane import SendDisk, SendJob
-from deltaferry.ports.failback import HashDisk, HashJob
+from deltaferry.ports.reverse_plane import HashDisk, HashJob
 from workflows.messages.failback import (
     HashInput,
     HashResult,

@@ -21,7 +21,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import covered_name, differs_name, gateway_container, hashes_name, log_container
 from deltaferry.model.replication import ObjectRef, PlanRef, ReplicatedDisk, ReplicationRef
 from deltaferry.ports.data_plane import CompareJob, DataProgress, GranuleRange, ScrubbedDisk
-from deltaferry.ports.failback import WriteDisk, WriteJob, WrittenDisk
+from deltaferry.ports.reverse_plane import WriteDisk, WriteJob, WrittenDisk
 from workflows.messages.failback import (
     ComparedSite,
     CompareSiteInput,

@@ -15,7 +15,7 @@ from deltaferry.blocks.jobs import Settings
 from deltaferry.blocks.snapshot_reader import SnapshotReader
 from deltaferry.model.units import BLOCK, GRANULE
 from deltaferry.ports.data_plane import DataProgress
-from deltaferry.ports.failback import HashDisk, HashedDisk, HashJob
+from deltaferry.ports.reverse_plane import HashDisk, HashedDisk, HashJob
 
 _BATCH = BLOCK // GRANULE
 

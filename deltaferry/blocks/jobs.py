@@ -15,7 +15,7 @@ from deltaferry.blocks.nbd import DEFAULT_TIMEOUT_S
 from deltaferry.blocks.pacing import DEFAULT_BYTES_PER_S
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.ports.data_plane import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
-from deltaferry.ports.failback import HashedDisk, HashJob, WriteJob, WrittenDisk
+from deltaferry.ports.reverse_plane import HashedDisk, HashJob, WriteJob, WrittenDisk
 
 _LENGTH = struct.Struct(">Q")
 

@@ -29,7 +29,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.units import GRANULE
 from deltaferry.ports.access import NbdAddress
 from deltaferry.ports.data_plane import AppliedDisk, ApplyJob, CheckJob, CompareJob, DataProgress, ScrubbedDisk, SendJob, SentDisk
-from deltaferry.ports.failback import HashedDisk, HashJob, WriteJob, WrittenDisk
+from deltaferry.ports.reverse_plane import HashedDisk, HashJob, WriteJob, WrittenDisk
 
 _POLL_S = 1.0
 _SILENCE_S = 120.0

@@ -22,7 +22,7 @@ from deltaferry.blocks.send import run_send
 from deltaferry.blocks.write_back import run_write
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.ports.data_plane import ApplyJob, DataProgress, SendJob
-from deltaferry.ports.failback import HashJob, WriteJob
+from deltaferry.ports.reverse_plane import HashJob, WriteJob
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE = 1

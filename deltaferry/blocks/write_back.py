@@ -27,7 +27,7 @@ from deltaferry.model.extents import Extent
 from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import BLOCK, GRANULE
 from deltaferry.ports.data_plane import DataProgress
-from deltaferry.ports.failback import WriteDisk, WriteJob, WrittenDisk
+from deltaferry.ports.reverse_plane import WriteDisk, WriteJob, WrittenDisk
 
 _ZEROS_AT_ONCE = 64 << 20
 """VDDK has no command for zeros: nbdkit writes them, and must answer before the connection's time limit."""

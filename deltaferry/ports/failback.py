@@ -1,18 +1,18 @@
-"""What failback needs of both sides: marks and writable disks at the site, snapshots of managed disks in Azure, and two bulk jobs."""
+"""What failback needs of both sides: marks and writable disks at the site, and snapshots of managed disks in Azure."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from deltaferry.model.extents import Extent
-from deltaferry.model.replication import StoredSegment
 from deltaferry.model.vm import Claim, Snapshot, SourceVm
-from deltaferry.ports.access import Beat, BlobAccess, NbdAddress, SnapshotAccess
-from deltaferry.ports.data_plane import DataPlane, DataProgress
+from deltaferry.ports.access import Beat, NbdAddress, SnapshotAccess
+from deltaferry.ports.data_plane import DataPlane
 from deltaferry.ports.hypervisor import DiskExports, Hypervisor
 from deltaferry.ports.recovery import PageRange
+from deltaferry.ports.reverse_plane import ReversePlane
 from deltaferry.ports.target_cloud import TargetCloud
 
 
@@ -33,89 +33,6 @@ class DiskWriters(Protocol):
         """Export one disk for its one writer until the context ends. Raises DISK_READ_FAILED.
 
         The hypervisor's own lock refuses a second writer, and keeps the VM from being powered on while a client is connected.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class HashDisk:
-    """Granules of a managed disk's snapshot: `[first_granule, end_granule)`."""
-
-    disk_key: int
-    capacity_bytes: int
-    """The disk's size at the site: what the snapshot holds beyond it is left out."""
-    source: SnapshotAccess
-    first_granule: int
-    end_granule: int
-    granules: bytes = field(repr=False)
-    """Encoded granule set: those that hold pages. All others read as zero, and are not read."""
-
-
-@dataclass(frozen=True, slots=True)
-class HashJob:
-    """Hash granules of snapshots, of each disk all that are asked for."""
-
-    disks: tuple[HashDisk, ...]
-    data_key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class HashedDisk:
-    """The checksums of the granules asked for, 16 bytes each."""
-
-    disk_key: int
-    checksums: bytes = field(repr=False)
-    bytes_read: int
-
-
-@dataclass(frozen=True, slots=True)
-class WriteDisk:
-    """One disk's part of a write: the segments of a manifest, onto a disk that this job alone has open."""
-
-    disk_key: int
-    capacity_bytes: int
-    disk: NbdAddress
-    segments: tuple[StoredSegment, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WriteJob:
-    """Get, decrypt, decompress, compare checksums, write, flush, read everything back and compare again."""
-
-    replication_id: str
-    cycle_key: str
-    disks: tuple[WriteDisk, ...]
-    log: BlobAccess
-    data_key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenDisk:
-    """What a write did for one disk, all of it read back."""
-
-    disk_key: int
-    covered: bytes = field(repr=False)
-    """Encoded sector set of the ranges that were written and read back, zeros included."""
-    applied: tuple[StoredSegment, ...]
-    """Number, digest and size of each object as it was read."""
-    granules: bytes = field(repr=False)
-    """Encoded granule checksums that the segments' headers carried."""
-    bytes_written: int
-    bytes_zeroed: int
-    verified_blocks: int
-    """How many checksums were compared and found equal, before writing and after reading back."""
-
-
-class ReversePlane(Protocol):
-    """The bulk jobs of failback, in processes of their own."""
-
-    def hash_snapshots(self, job: HashJob, progress: Callable[[DataProgress], None]) -> tuple[HashedDisk, ...]:
-        """Hash snapshots. Raises AZURE_NOT_FOUND for one that is gone, STORE_ACCESS_DENIED for a signature that ended, STORE_*."""
-
-    def write_disks(self, job: WriteJob, progress: Callable[[DataProgress], None]) -> tuple[WrittenDisk, ...]:
-        """Write to disks at the site, and read it all back.
-
-        Raises SEGMENT_DAMAGED, CHECKSUM_MISMATCH, MANIFEST_MISMATCH, STORE_OBJECT_MISSING before anything wrong is written;
-        CHECKSUM_MISMATCH where a disk gives back something else; DISK_READ_FAILED.
         """
 
 

@@ -21,7 +21,7 @@ from deltaferry.model.replication import StoredSegment
 from deltaferry.model.units import GRANULE, MIB, SECTOR
 from deltaferry.ports.access import SnapshotAccess
 from deltaferry.ports.data_plane import SendDisk, SendJob
-from deltaferry.ports.failback import HashDisk, HashJob, WriteDisk, WriteJob, WrittenDisk
+from deltaferry.ports.reverse_plane import HashDisk, HashJob, WriteDisk, WriteJob, WrittenDisk
 from tests.unit.blocks.test_data_plane import KEY, REPLICATION, SETTINGS, ignore, random_disk
 
 _CAPACITY = 5 * MIB + 37 * SECTOR
