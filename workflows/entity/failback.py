@@ -5,6 +5,7 @@
 
 import asyncio
 import dataclasses
+from abc import abstractmethod
 from datetime import timedelta
 from typing import Any
 
@@ -14,17 +15,21 @@ from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.states import MigrationState, ReplicationState
-from deltaferry.planning.dr_states import DrOperation, DrState, ReverseState
+from deltaferry.planning.dr_states import TESTS_UP, AnyOperation, DrOperation, DrState, ReverseState
+from deltaferry.planning.transitions import Verdict
 from workflows import names
 from workflows.entity.failover import EntityFailover
 from workflows.entity.jobs import outcome_of_child
 from workflows.failback import commit_failback
 from workflows.messages.dr_state import ReverseCopy
 from workflows.messages.job import JobReport
-from workflows.messages.operator_input import RepairOptions
-from workflows.messages.replication_state import FailureView
+from workflows.messages.operator_input import RepairOptions, ReprotectOptions
+from workflows.messages.replication_state import FailureView, ReplicateVmInput
 from workflows.messages.reverse import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
+from workflows.messages.reverse_records import MadeVm
 from workflows.reporting import is_running
+from workflows.reverse.steps import at_place, keep_made_vm
+from workflows.slots.holding import leave_site
 from workflows.steps import failure_of, health_error
 
 _R, _M, _S = ReplicationState, MigrationState, DrState
@@ -44,7 +49,10 @@ class EntityFailback(EntityFailover):
             case DrOperation.REPROTECT:
                 before = self._has_reverse()
                 self._retry = self._retry or self._commit_has_failed()  # it waits behind the commit, which is tried again
-                self._change_reverse(ReverseCopy(argument, start_target=before is not None and before.start_target))
+                start_target = before is not None and before.start_target
+                self._change_reverse(
+                    ReverseCopy(argument, start_target=start_target, left_vms=before.vms_to_delete if before is not None else ())
+                )
                 s.replication_state = ReverseState.REPROTECT_IN_PROGRESS
                 s.health = ()
             case DrOperation.FAILBACK:
@@ -104,6 +112,8 @@ class EntityFailback(EntityFailover):
         assert failover is not None
         s.jobs_minted += 1
         job_id = names.reprotect_id(workflow.info().workflow_id, s.jobs_minted)
+        if reverse.options.location is not None and not reverse.site_vm:
+            reverse = dataclasses.replace(reverse, site_vm=str(workflow.uuid4()))
         start = ReprotectInput(
             entity_id=workflow.info().workflow_id,
             replication=self._replication,
@@ -116,6 +126,11 @@ class EntityFailback(EntityFailover):
             base=reverse.base,
             start_target=reverse.start_target,
             policy=self._failback_policy(),
+            location=reverse.options.location,
+            instance_uuid=reverse.site_vm,
+            made=reverse.made,
+            delete_first=reverse.left_vms,
+            reconnect_nics=s.guarded_nics,
         )
         self._change_reverse(dataclasses.replace(reverse, to_start=False, job_id=job_id, policy=start.policy, undone=False))
         s.job_id = job_id
@@ -171,6 +186,7 @@ class EntityFailback(EntityFailover):
                     next_due=progress.next_due,
                     information=progress.information,
                     start_target=False,
+                    made=progress.made or reverse.made,
                 )
             )
             ready = progress.base is not None
@@ -249,6 +265,7 @@ class EntityFailback(EntityFailover):
                 job_id="",
                 base=made.base if made is not None else None,
                 nics_at_power_on=made.nics_at_power_on if made is not None else (),
+                made=self._reverse().made or (made.made if made is not None else None),
             )
             self._change_reverse(reverse)
         if reverse.base is None:
@@ -268,9 +285,10 @@ class EntityFailback(EntityFailover):
         await self._record()
         failover = s.failover
         assert failover is not None and reverse.base is not None
-        start = FailbackInput(
-            workflow.info().workflow_id, self._replication, failover.target, self.profile(), reverse.base, s.guarded_nics
-        )
+        here, nics = self._replication, s.guarded_nics
+        if reverse.made is not None:
+            here, nics = at_place(self._replication, reverse.made), ()
+        start = FailbackInput(workflow.info().workflow_id, here, failover.target, self.profile(), reverse.base, nics)
         report = await self._run_job(names.FAILBACK_VM, start, reverse.failback_job, "failback", cut_by_stop=False)
         self._note_failback(reverse, report)
         await self._record()
@@ -310,6 +328,8 @@ class EntityFailback(EntityFailover):
         await self._record()
         try:
             await commit_failback(self._replication, failover.target, failover.made)
+            if reverse.made is not None:
+                await keep_made_vm(self._replication, reverse.made)
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
@@ -322,7 +342,65 @@ class EntityFailback(EntityFailover):
         s.health = ()
         self._ask_for_resync(RepairOptions(reset_tracking=True, reason="the VM came home"))
         self._say("the failback is committed; the replica is resynchronised by checksums")
+        if reverse.made is not None:
+            self._move_to(reverse.made)
         await self._record()
+
+    # --- failback to another place ---
+
+    def _move_to(self, made: MadeVm) -> None:
+        """Take the VM that was made for the replicated one from now on; its replication goes on under that one's workflow id."""
+        s = self._state
+        self._replication = dataclasses.replace(at_place(self._replication, made), vm_name=made.name)
+        s.cbt_enabled_by_us, s.placement = True, made.placement
+        self._moved_to = names.replication_id(self._replication.ref.site, made.instance_uuid)
+
+    def judge(self, operation: AnyOperation, argument: Any) -> Verdict:
+        """Return whether an operation is accepted now; nothing is any more once the replication goes on under another id."""
+        if self._moved_to:
+            return Verdict(False, f"The VM came home to another place: its replication goes on as {self._moved_to}.")
+        verdict = super().judge(operation, argument)
+        reverse = self._has_reverse()
+        given = isinstance(argument, ReprotectOptions) and argument.location is not None
+        if verdict.accepted or not given or reverse is None or not reverse.job_id:
+            return verdict
+        return Verdict(
+            False,
+            f"{verdict.sentence} To use another location, cancel the workflow {reverse.job_id} first: it undoes what it did.",
+        )
+
+    async def _go_on_elsewhere(self) -> None:
+        """Start the replication under the id of the VM that it goes on for; this workflow ends."""
+        await self._cut_has_ended()
+        await self._leave_group()
+        await self._archive()
+        await workflow.wait_condition(
+            lambda: (
+                workflow.all_handlers_finished() and not self._starting and all(t.state in TESTS_UP for t in self._state.tests)
+            )
+        )
+        await self._record()  # what was reported meanwhile; `adopt` would start the same
+        try:
+            await workflow.start_child_workflow(
+                names.REPLICATE_VM,
+                ReplicateVmInput(self._replication, self._state),
+                id=self._moved_to,
+                task_queue=names.CONTROL_QUEUE,
+                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
+                static_summary=f"replication of {self._replication.vm_name}",
+            )
+        except WorkflowAlreadyStartedError:
+            workflow.logger.info("the replication goes on as %s already", self._moved_to)
+        await leave_site(self.profile(), workflow.info().workflow_id)
+        self._say(f"the VM came home to another place: its replication goes on as {self._moved_to}")
+
+    @abstractmethod
+    async def _archive(self) -> None:
+        """Archive this run's history."""
+
+    @abstractmethod
+    async def _leave_group(self) -> None:
+        """Leave the replication group, if it is in one."""
 
     async def _leave_way_back(self) -> None:
         """Before replication ends: undo what replicates back."""
