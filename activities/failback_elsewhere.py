@@ -75,14 +75,11 @@ class FailbackElsewhere:
     @activity.defn
     @translated
     def keep_made_vm(self, request: KeepMadeVmInput) -> None:
-        """Let the VM that was made stay for good, and take the claim off the one that it came from, which is else left as it is."""
+        """Let the VM that was made stay for good: it is one like any other from now on, and is replicated."""
         ref = request.replication.ref
-        site, holder = self._sites[ref.site], Claim(ref.installation, ref.replication_id)
-        site.hypervisor.keep_made_vm(request.made.instance_uuid, holder)
+        site = self._sites[ref.site]
+        site.hypervisor.keep_made_vm(request.made.instance_uuid, Claim(ref.installation, ref.replication_id))
         forget_vm_before(site, ref)
-        original = _read(site, ref)
-        if original is not None and original.claim == holder:
-            site.hypervisor.write_claim(ref.instance_uuid, None, expected=holder)
 
     def _stopped_original(self, site: Site, request: MakeVmInput, beat: Beat) -> SourceVm | None:
         """Return the VM that it came from, off; None where it is gone. Raises OPERATION_REFUSED while it runs."""

@@ -15,21 +15,19 @@ from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.states import MigrationState, ReplicationState
-from deltaferry.planning.dr_states import TESTS_UP, AnyOperation, DrOperation, DrState, ReverseState
-from deltaferry.planning.transitions import Verdict
+from deltaferry.planning.dr_states import DrOperation, DrState, ReverseState
 from workflows import names
 from workflows.entity.failover import EntityFailover
 from workflows.entity.jobs import outcome_of_child
 from workflows.failback import commit_failback
 from workflows.messages.dr_state import ReverseCopy
 from workflows.messages.job import JobReport
-from workflows.messages.operator_input import RepairOptions, ReprotectOptions
-from workflows.messages.replication_state import FailureView, ReplicateVmInput
+from workflows.messages.operator_input import RepairOptions
+from workflows.messages.replication_state import FailureView
 from workflows.messages.reverse import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
 from workflows.messages.reverse_records import MadeVm
 from workflows.reporting import is_running
-from workflows.reverse.steps import at_place, keep_made_vm
-from workflows.slots.holding import leave_site
+from workflows.reverse.steps import at_place
 from workflows.steps import failure_of, health_error
 
 _R, _M, _S = ReplicationState, MigrationState, DrState
@@ -329,7 +327,7 @@ class EntityFailback(EntityFailover):
         try:
             await commit_failback(self._replication, failover.target, failover.made)
             if reverse.made is not None:
-                await keep_made_vm(self._replication, reverse.made)
+                await self._let_original_go(reverse.made)
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
@@ -346,61 +344,13 @@ class EntityFailback(EntityFailover):
             self._move_to(reverse.made)
         await self._record()
 
-    # --- failback to another place ---
+    @abstractmethod
+    async def _let_original_go(self, made: MadeVm) -> None:
+        """Let the VM that was made at another place stay, and give the one that it came from back."""
 
+    @abstractmethod
     def _move_to(self, made: MadeVm) -> None:
-        """Take the VM that was made for the replicated one from now on; its replication goes on under that one's workflow id."""
-        s = self._state
-        self._replication = dataclasses.replace(at_place(self._replication, made), vm_name=made.name)
-        s.cbt_enabled_by_us, s.placement = True, made.placement
-        self._moved_to = names.replication_id(self._replication.ref.site, made.instance_uuid)
-
-    def judge(self, operation: AnyOperation, argument: Any) -> Verdict:
-        """Return whether an operation is accepted now; nothing is any more once the replication goes on under another id."""
-        if self._moved_to:
-            return Verdict(False, f"The VM came home to another place: its replication goes on as {self._moved_to}.")
-        verdict = super().judge(operation, argument)
-        reverse = self._has_reverse()
-        given = isinstance(argument, ReprotectOptions) and argument.location is not None
-        if verdict.accepted or not given or reverse is None or not reverse.job_id:
-            return verdict
-        return Verdict(
-            False,
-            f"{verdict.sentence} To use another location, cancel the workflow {reverse.job_id} first: it undoes what it did.",
-        )
-
-    async def _go_on_elsewhere(self) -> None:
-        """Start the replication under the id of the VM that it goes on for; this workflow ends."""
-        await self._cut_has_ended()
-        await self._leave_group()
-        await self._archive()
-        await workflow.wait_condition(
-            lambda: (
-                workflow.all_handlers_finished() and not self._starting and all(t.state in TESTS_UP for t in self._state.tests)
-            )
-        )
-        await self._record()  # what was reported meanwhile; `adopt` would start the same
-        try:
-            await workflow.start_child_workflow(
-                names.REPLICATE_VM,
-                ReplicateVmInput(self._replication, self._state),
-                id=self._moved_to,
-                task_queue=names.CONTROL_QUEUE,
-                parent_close_policy=workflow.ParentClosePolicy.ABANDON,
-                static_summary=f"replication of {self._replication.vm_name}",
-            )
-        except WorkflowAlreadyStartedError:
-            workflow.logger.info("the replication goes on as %s already", self._moved_to)
-        await leave_site(self.profile(), workflow.info().workflow_id)
-        self._say(f"the VM came home to another place: its replication goes on as {self._moved_to}")
-
-    @abstractmethod
-    async def _archive(self) -> None:
-        """Archive this run's history."""
-
-    @abstractmethod
-    async def _leave_group(self) -> None:
-        """Leave the replication group, if it is in one."""
+        """Take that VM for the replicated one from now on."""
 
     async def _leave_way_back(self) -> None:
         """Before replication ends: undo what replicates back."""

@@ -54,7 +54,7 @@ class OnMadeVm:
 
 @dataclass(frozen=True, slots=True)
 class KeepMadeVmInput:
-    """The failback to another place is committed: the VM stays, and the one that it came from is let go."""
+    """The failback to another place is committed: the VM stays."""
 
     replication: Replication
     made: MadeVm

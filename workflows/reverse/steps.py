@@ -101,28 +101,31 @@ async def delete_made_vm(replication: Replication, instance_uuid: str) -> None:
 
 
 async def keep_made_vm(replication: Replication, made: MadeVm) -> None:
-    """Let a VM that was made at another place stay, and let go of the one that it came from."""
+    """Let a VM that was made at another place stay for good."""
     await perform(
         FailbackElsewhere.keep_made_vm,
         KeepMadeVmInput(replication, made),
         queue=names.vsphere_queue(replication.ref.site),
         limits=PREPARE,
-        summary="let the VM that was made stay, and the one that it came from go",
+        summary="let the VM that was made stay",
     )
 
 
 async def undo_reverse(replication: Replication, target: TargetProperties, made: tuple[str, ...] = ()) -> None:
     """Undo all of reprotect: its snapshots in Azure, and what it did at the site, last.
 
-    That is the VMs that were made at another place, by their instance UUIDs, and else the mark on the VM that it came from.
+    That is the VMs that were made at another place, by their instance UUIDs, and the mark on the VM that it came from.
     `ReprotectVm` does so itself; where it could not, or was ended from outside, the end of the replication does.
     """
     await drop_snapshots(replication, target)
     await forget_site(replication)
     for instance_uuid in made:
         await delete_made_vm(replication, instance_uuid)
-    if made:
-        return
+    await release_mark(replication)
+
+
+async def release_mark(replication: Replication) -> None:
+    """Take the failback mark off the VM at the site; no-op without one."""
     await perform(
         FailbackSite.release_failback,
         OnReplication(replication),
