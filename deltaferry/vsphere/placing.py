@@ -93,12 +93,14 @@ def _is_up(host: ObjectProperties) -> bool:
 
 
 def _pools(site: _Site, resource: ObjectProperties, wanted: str) -> tuple[Named, ...]:
-    """Return the compute resource's own pool, or those below it that are called as wanted."""
+    """Return the compute resource's own pool, or those below it that are called as wanted; vApps are none."""
     root = site.rows[moref(resource.get("resourcePool"))]
     if not wanted:
         return (Named(root.moref, _name(root)),)
     owned = (
-        row for row in site.of(vim.ResourcePool) if row.get("owner") is not None and moref(row.get("owner")) == resource.moref
+        row
+        for row in site.of(vim.ResourcePool)
+        if not isinstance(row.reference, vim.VirtualApp) and moref(row.get("owner")) == resource.moref
     )
     return tuple(Named(row.moref, _name(row)) for row in owned if _name(row) == wanted)
 

@@ -63,13 +63,12 @@ def missing_for_failback(session: Session, instance_uuid: str) -> tuple[str, ...
 def missing_for_place(session: Session, place: FoundPlace) -> tuple[tuple[str, str], ...]:
     """Return (privilege id, name of the object) of all that making a VM at a place needs and the session's user lacks there."""
     wanted: list[tuple[ManagedObject, str, tuple[str, ...]]] = []
-    for kind, found, privileges in (
-        (vim.Folder, place.folders, _ON_FOLDER),
-        (vim.Datastore, place.datastores, _ON_DATASTORE),
-        (vim.ResourcePool, place.pools, _ON_POOL),
-        (vim.Network, place.networks, _ON_NETWORK),
-    ):
-        wanted += [(session.object(kind, one.moref), one.name, privileges) for one in found]
+    wanted += [(session.object(vim.Folder, one.moref), one.name, _ON_FOLDER) for one in place.folders]
+    wanted += [(session.object(vim.Datastore, one.moref), one.name, _ON_DATASTORE) for one in place.datastores]
+    wanted += [(session.object(vim.ResourcePool, one.moref), one.name, _ON_POOL) for one in place.pools]
+    for network in place.networks:
+        kind = vim.dvs.DistributedVirtualPortgroup if network.switch_uuid else vim.Network
+        wanted.append((session.object(kind, network.moref), network.name, _ON_NETWORK))
     return tuple(
         (privilege, name) for entity, name, privileges in wanted for privilege in _lacking_on(session, entity, privileges)
     )

@@ -12,6 +12,7 @@ from temporalio.client import Client
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
+from activities.audit import seen_vm
 from activities.failback_elsewhere import FailbackElsewhere
 from deltaferry.model.elsewhere import NewVm
 from deltaferry.model.errors import DeltaferryError, ErrorKind
@@ -251,10 +252,14 @@ class _DiesBehind:
         raise DeltaferryError(ErrorKind.INTERRUPTED, "the worker died")
 
 
-def test_an_attempt_that_died_behind_the_making_left_one_vm_whose_disks_are_not_taken_for_empty(lab: Lab, client: Client) -> None:
+async def test_an_attempt_that_died_behind_the_making_left_one_vm_whose_disks_are_not_taken_for_empty(
+    lab: Lab, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in lab.world.environment.items():
+        monkeypatch.setenv(name, value)
     hand = ReverseByHand(_vm_of(lab, client, "died-behind"))
-    hand.prepare()
-    hand.initial()
+    await asyncio.to_thread(hand.prepare)
+    await asyncio.to_thread(hand.initial)
     lab.world.vcenter_control.power_off(hand.vm.source.moref)
     ref, control = hand.replication.ref, lab.world.vcenter_control
     location = AlternateLocation(DATASTORES[1].name, host=ESXI_HOSTS[1].name, name=f"{hand.vm.name}-home")
@@ -262,7 +267,7 @@ def test_an_attempt_that_died_behind_the_making_left_one_vm_whose_disks_are_not_
     dying = FailbackElsewhere({SITE: dataclasses.replace(hand.site, hypervisor=_DiesBehind(hand.site.hypervisor))})
     living = FailbackElsewhere({SITE: hand.site})
     environment = ActivityEnvironment()
-    with pytest.raises(ApplicationError):
+    with pytest.raises(ApplicationError, match="the worker died"):
         environment.run(dying.make_vm, request)
     again = environment.run(living.make_vm, request)
     assert isinstance(again, MadeVm) and not again.pristine
@@ -275,6 +280,8 @@ def test_an_attempt_that_died_behind_the_making_left_one_vm_whose_disks_are_not_
     other = dataclasses.replace(request, instance_uuid=str(uuid.uuid4()))
     made, twice = environment.run(living.make_vm, other), environment.run(living.make_vm, other)
     assert isinstance(made, MadeVm) and made == twice and made.pristine
+    seen = seen_vm(hand.site.hypervisor.read_vm(other.instance_uuid), SITE)
+    assert seen.made == seen.claim and seen.made is not None and seen.made.replication_id == ref.replication_id
     assert [disk.key for disk in made.disks] == list(_DISK_KEYS)
     (vm,) = [vm for vm in control.state().vms if vm.name == location.name]
     control.write(vm.moref, vm.disks[0].key, 0, b"x" * SECTOR)

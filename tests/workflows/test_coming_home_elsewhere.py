@@ -99,6 +99,8 @@ async def test_a_vm_that_could_not_be_deleted_is_deleted_before_the_next_try(ben
     await running.client.get_workflow_handle(job_id).cancel()
     await running.until(lambda v: "reprotect" in v.allowed, "not undone")
     assert list(bench.world.made_at_site) == [made]
+    failover = (await running.status()).failover
+    assert failover is not None and any("could be undone: It is on." in told for told in failover.information)
     await running.update("reprotect", {"confirm_losses": True})
     await running.until_migration(DrState.FAILBACK_READY)
     assert bench.world.made_at_site == {}

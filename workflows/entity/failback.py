@@ -199,7 +199,10 @@ class EntityFailback(EntityFailover):
         ended = FailureView(ErrorKind.INTERRUPTED, "Replication back to the site was ended from outside.")
         s.health = (report.error or health_error(ended, workflow.now(), retried=False),)
         undone = report.reverse is not None and report.reverse.undone
-        self._change_reverse(dataclasses.replace(reverse, job_id="", base=None, undone=undone))
+        information = report.reverse.information if report.reverse is not None else reverse.information
+        self._change_reverse(
+            dataclasses.replace(reverse, job_id="", base=None, undone=undone, made=None, information=information)
+        )
         s.migration_state, s.replication_state = _S.COMMITTED, _R.NONE
         self._percent = None
         self._say("the VM runs in Azure; reprotect was not done or has ended: send it again, or complete")
@@ -360,4 +363,4 @@ class EntityFailback(EntityFailover):
         self._say("ending replication back to the site")
         report = await self._end_reprotect(keep=False)
         undone = report is not None and report.reverse is not None and report.reverse.undone
-        self._change_reverse(dataclasses.replace(self._reverse(), job_id="", base=None, undone=undone))
+        self._change_reverse(dataclasses.replace(self._reverse(), job_id="", base=None, undone=undone, made=None))

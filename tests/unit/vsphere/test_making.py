@@ -129,7 +129,9 @@ def test_disks_that_vsphere_numbers_otherwise_are_deleted_with_their_vm(vsphere:
     assert vsphere.find_vms(new.name) == ()
 
 
-def test_only_a_vm_that_was_made_for_the_replication_is_deleted_and_never_one_that_is_on(vsphere: VSphere, vm: str) -> None:
+def test_only_a_vm_that_was_made_for_the_replication_is_deleted_and_never_one_that_is_on(
+    vsphere: VSphere, lab: LabVcenter, vm: str
+) -> None:
     vsphere.delete_made_vm(vm, OURS, no_beat)
     assert vsphere.read_vm(vm).power is PowerState.ON
     new = new_vm(vsphere)
@@ -144,6 +146,7 @@ def test_only_a_vm_that_was_made_for_the_replication_is_deleted_and_never_one_th
     vsphere.delete_made_vm(new.instance_uuid, OURS, no_beat)
     kept = vsphere.read_vm(new.instance_uuid)
     assert (kept.made_for, kept.claim) == (None, OURS)
+    lab.control.delete_vm(kept.moref)
 
 
 def test_a_place_is_found_by_its_names_and_what_is_not_there_is_told(vsphere: VSphere) -> None:
