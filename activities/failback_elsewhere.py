@@ -93,7 +93,7 @@ class FailbackElsewhere:
             raise DeltaferryError(
                 ErrorKind.OPERATION_REFUSED,
                 f"The VM {original.name!r} is {state} at the site, and two VMs with its name in the network do harm: "
-                "shut it down first, or send reprotect with power_off_source.",
+                "shut it down first, or send reprotect with power_off_source; where its host is gone for good, remove it in vCenter.",
             )
         note_power_off(site, ref)
         site.hypervisor.power_off(ref.instance_uuid, beat)
