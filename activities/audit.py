@@ -74,7 +74,7 @@ class AuditSource:
         site = self._sites[request.profile.site]
         read_at = site.hypervisor.clock()
         found = (seen_vm(one.vm, request.profile.site) for one in site.hypervisor.read_inventory(beats.beat).vms)
-        vms = tuple(vm for vm in found if vm.claim or vm.consolidation_needed or any(s.owner for s in vm.snapshots))
+        vms = tuple(vm for vm in found if vm.claim or vm.consolidation_needed or vm.made or any(s.owner for s in vm.snapshots))
         store(site.stores.gateway, request, SOURCE_PART, SOURCE, SeenSource(AUDIT_VERSION, read_at, vms))
         return Looked(len(vms))
 
@@ -151,7 +151,8 @@ def seen_vm(vm: SourceVm, site: str) -> SeenVm:
     """Return what of Deltaferry's a VM has."""
     claim = Owner(vm.claim.installation, vm.claim.replication_id, site, vm.instance_uuid) if vm.claim else None
     snapshots = tuple(_seen_snapshot(snapshot, vm, site) for snapshot in vm.snapshots)
-    return SeenVm(vm.instance_uuid, vm.name, claim, vm.consolidation_needed, snapshots)
+    made = Owner(vm.made_for.installation, vm.made_for.replication_id, site, vm.instance_uuid) if vm.made_for else None
+    return SeenVm(vm.instance_uuid, vm.name, claim, vm.consolidation_needed, snapshots, made)
 
 
 def _seen_snapshot(snapshot: Snapshot, vm: SourceVm, site: str) -> SeenSnapshot:
@@ -167,9 +168,11 @@ def owners(records: Iterable[StoredRecord]) -> tuple[Owner, ...]:
     found = []
     for stored in records:
         if stored.record is not None:
-            replication = stored.record.replication
+            replication, failover = stored.record.replication, stored.record.state.failover
             ref = replication.ref
-            found.append(Owner(ref.installation, ref.replication_id, ref.site, ref.instance_uuid, replication.vm_name))
+            made = failover.reverse.vms_to_delete if failover is not None and failover.reverse is not None else ()
+            owner = Owner(ref.installation, ref.replication_id, ref.site, ref.instance_uuid, replication.vm_name, made)
+            found.append(owner)
     return tuple(found)
 
 

@@ -37,6 +37,8 @@ class DisksLeft:
 
 
 _LEFT = TypeAdapter(DisksLeft)
+_NO_PASS = 0
+"""In place of a pass's number: the first has 1."""
 
 
 def require_as_left(site: Site, ref: ReplicationRef, number: int, *, anew: bool = False) -> Snapshot:
@@ -67,6 +69,19 @@ def require_as_left(site: Site, ref: ReplicationRef, number: int, *, anew: bool 
             " All of them are compared again.",
         )
     return present
+
+
+def begin_pristine(site: Site, ref: ReplicationRef) -> None:
+    """Note the disks of a VM that was just made, before any pass. Raises SOURCE_MOVED_ON if the VM is not off."""
+    _write(site, ref, DisksLeft(_NO_PASS, False, _described(site.hypervisor.read_present_disks(ref.instance_uuid))))
+
+
+def is_pristine(site: Site, ref: ReplicationRef) -> bool:
+    """Return whether the disks are known to be as they were made: no pass has begun, and nobody has written to them."""
+    left = _read(site, ref)
+    if left is None or left.number != _NO_PASS or left.writing:
+        return False
+    return left.disks == _described(site.hypervisor.read_present_disks(ref.instance_uuid))
 
 
 def begin_writing(site: Site, ref: ReplicationRef, number: int, present: Snapshot) -> None:

@@ -72,6 +72,8 @@ class FailbackReading:
     def plan_changes(self, request: PlanChangesInput) -> PlannedChanges:
         """Plan what differs between two snapshots of each disk: changed pages are read, cleared ones are zeros.
 
+        Without a base it is all that the snapshots hold: for disks at the site that are new and empty.
+
         It is made once: a retry reads it. Raises AZURE_NOT_FOUND, STORE_*.
         """
         beats = Heartbeats("comparing the snapshots of the disks in Azure")
@@ -85,9 +87,9 @@ class FailbackReading:
             group, [*snapshots.values(), *base.values()], ACCESS_LIFETIME, beats.beat
         ) as access:
             for disk in request.replication.disks:
-                new, old = access[snapshots[disk.key]], access[base[disk.key]]
+                new, old = access[snapshots[disk.key]], access[base[disk.key]] if base else None
 
-                def differences(disk: ReplicatedDisk = disk, new: SnapshotAccess = new, old: SnapshotAccess = old) -> Plan:
+                def differences(disk: ReplicatedDisk = disk, new: SnapshotAccess = new, old: SnapshotAccess | None = old) -> Plan:
                     return _changes(target, disk, new, old, beats.beat)
 
                 key = f"{gateway_container(ref)}/{plan_name(request.cycle_key, disk.key)}"
@@ -176,7 +178,7 @@ class FailbackReading:
             gateway.put_new(name, encode_chunk(ChecksumChunk(number, hashed.checksums)))
 
 
-def _changes(target: Target, disk: ReplicatedDisk, new: SnapshotAccess, old: SnapshotAccess, beat: Beat) -> Plan:
+def _changes(target: Target, disk: ReplicatedDisk, new: SnapshotAccess, old: SnapshotAccess | None, beat: Beat) -> Plan:
     data: list[Extent] = []
     holes: list[Extent] = []
     for page in target.cloud.pages(new, old, Extent(0, disk.capacity_bytes)):

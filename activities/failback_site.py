@@ -56,7 +56,7 @@ class FailbackSite:
         beats = Heartbeats("preparing the VM at the site for failback")
         ref = request.replication.ref
         site = self._sites[ref.site]
-        vm = site.hypervisor.read_vm(ref.instance_uuid)
+        vm = _read_whole(site, request)
         require_replicable(vm, request.replication.disks, ref)
         powered_off = vm.power is not PowerState.OFF
         if powered_off:
@@ -113,6 +113,27 @@ class FailbackSite:
         except DeltaferryError as error:
             if error.kind is not ErrorKind.VM_NOT_FOUND:
                 raise
+
+
+def _read_whole(site: Site, request: PrepareFailbackInput) -> SourceVm:
+    """Return the VM with all its disks. Raises OPERATION_REFUSED, naming the way out, where it or one of them is gone."""
+    replication = request.replication
+    try:
+        vm = site.hypervisor.read_vm(replication.ref.instance_uuid)
+    except DeltaferryError as error:
+        if error.kind is not ErrorKind.VM_NOT_FOUND:
+            raise
+        lost = f"The VM {replication.vm_name!r} ({replication.ref.instance_uuid}) does not exist at the site any more"
+    else:
+        present = {disk.key for disk in vm.disks}
+        missing = [f"{disk.label!r} (key {disk.key})" for disk in replication.disks if disk.key not in present]
+        if not missing:
+            return vm
+        lost = f"The VM {vm.name!r} has lost {', '.join(missing)} at the site"
+    raise DeltaferryError(
+        ErrorKind.OPERATION_REFUSED,
+        f'{lost}: send reprotect with a location, at which a new one is made: {{"location": {{"datastore": "…", "host": "…"}}}}.',
+    )
 
 
 def _require_still(vm: SourceVm) -> None:

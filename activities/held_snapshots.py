@@ -45,6 +45,11 @@ def remember_vm(site: Site, ref: ReplicationRef, vm: SourceVm) -> None:
     site.stores.gateway.put_new(f"{gateway_container(ref)}/{VM_BEFORE}", _VM_BEFORE.dump_json(before))
 
 
+def forget_vm_before(site: Site, ref: ReplicationRef) -> None:
+    """Store what holds of a VM that was made by us: change tracking was off, and no disk stood on a parent backing."""
+    site.stores.gateway.put(f"{gateway_container(ref)}/{VM_BEFORE}", _VM_BEFORE.dump_json(VmBefore(False, ())))
+
+
 def vm_before(site: Site, ref: ReplicationRef) -> VmBefore:
     """Return how the VM was before we touched it."""
     return _VM_BEFORE.validate_json(site.stores.gateway.get(f"{gateway_container(ref)}/{VM_BEFORE}"))

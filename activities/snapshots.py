@@ -35,6 +35,7 @@ from activities.present_disks import snapshot_or_present
 from activities.progress import Heartbeats
 from activities.quiesced_snapshots import take_quiesced_snapshot
 from activities.sampling import compare_sample
+from activities.source_hardware import remember_hardware
 from deltaferry.blocks.plan import Plan, make_plan
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
@@ -100,6 +101,8 @@ class Snapshots:
         if is_elsewhere(site, ref, vm, request.cycle_key, request.granted):
             on = vm.power is PowerState.ON
             return BegunCycle("", datetime.now(UTC), on, disks=(), placement=placement(vm), moved=True)
+        if request.kind is not CycleKind.FINAL:  # the source is down, and waits
+            remember_hardware(site, ref)
         outcome: QuiesceOutcome | None = None
         growth = request.expected_growth if vm.power is not PowerState.OFF else ()
         if request.kind is CycleKind.FINAL and vm.power is PowerState.OFF:

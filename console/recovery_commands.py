@@ -27,6 +27,7 @@ from console.session import Session
 from deltaferry.planning.dr_states import DrOperation
 from deltaferry.planning.phrases import size_text
 from workflows.messages.operator_input import (
+    AlternateLocation,
     ChangePointOptions,
     CleanUpOptions,
     FailoverOptions,
@@ -176,14 +177,65 @@ def reprotect(
     power_off_source: Annotated[
         bool, typer.Option("--power-off-source", help="Power the source VM off where it runs: its disks are written to.")
     ] = False,
+    datastore: Annotated[
+        str | None, typer.Option("--datastore", metavar="NAME", help="Make a new VM at another place: its datastore.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", metavar="NAME", help="The new VM's ESXi host.")] = None,
+    cluster: Annotated[str | None, typer.Option("--cluster", metavar="NAME", help="Or its cluster.")] = None,
+    resource_pool: Annotated[
+        str | None, typer.Option("--resource-pool", metavar="NAME", help="A resource pool of that host or cluster.")
+    ] = None,
+    folder: Annotated[
+        str | None, typer.Option("--folder", metavar="PATH", help="The new VM's folder, such as /prod/web.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option("--name", metavar="NAME", help="The new VM's name, if not that of the old one.")
+    ] = None,
+    network: Annotated[
+        list[str] | None,
+        typer.Option("--network", metavar="OLD=NEW", help="Put adapters that were on OLD on the network NEW; may be repeated."),
+    ] = None,
     site: SiteOption = None,
     reason: ReasonOption = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Replicate a failed-over VM back to its site, first by checksums, then by deltas."""
-    options = ReprotectOptions(confirm_losses, power_off_source, reason)
-    _send(Session(config, as_json=as_json), vm, site, DrOperation.REPROTECT, lambda: options)
+    """Replicate a failed-over VM back to its site, to the VM that it came from or to a new one, and then by deltas."""
+
+    def options() -> ReprotectOptions:
+        place = {
+            "datastore": datastore,
+            "host": host,
+            "cluster": cluster,
+            "resource_pool": resource_pool,
+            "folder": folder,
+            "name": name,
+            "networks": _mapping(network or []),
+        }
+        given = {field: value for field, value in place.items() if value}
+        if given and datastore is None:
+            raise CommandError(
+                ExitCode.USAGE, "Another place for the VM needs a datastore.", "Give --datastore, with --host or --cluster."
+            )
+        location = validated(AlternateLocation, given, "location") if given else None
+        return ReprotectOptions(confirm_losses, power_off_source, reason, location)
+
+    _send(Session(config, as_json=as_json), vm, site, DrOperation.REPROTECT, options)
+
+
+def _mapping(pairs: list[str]) -> dict[str, str]:
+    """Return `OLD=NEW` pairs as a mapping. Raises CommandError."""
+    read: dict[str, str] = {}
+    for pair in pairs:
+        old, separator, new = pair.partition("=")
+        if not (separator and old and new) or old in read:
+            raise CommandError(
+                ExitCode.USAGE,
+                f"--network {pair} cannot be used.",
+                'Write each network that the VM was on once: --network "VM Network=prod".',
+            )
+        read[old] = new
+    return read
 
 
 @app.command(epilog="Example: deltaferry failback web-01")

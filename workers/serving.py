@@ -28,6 +28,7 @@ from activities.audit_repairs import AuditSourceRepairs, AuditTargetRepairs
 from activities.blackouts import Blackouts
 from activities.cleanup import SourceCleanup, TargetCleanup
 from activities.disk_changes import DiskChanges
+from activities.failback_elsewhere import FailbackElsewhere
 from activities.failback_reading import FailbackReading
 from activities.failback_site import FailbackSite
 from activities.failback_target import FailbackTarget
@@ -146,7 +147,7 @@ def source_queues(
     if only_transfer is not None:
         return [Serving(names.transfer_queue(only_transfer), reading, _DISKS_PER_APPLIANCE)]
     checks, snapshots, power, cleanup = SourceChecks(sites), Snapshots(sites), SourcePower(sites), SourceCleanup(sites)
-    failback = FailbackSite(sites)
+    failback, elsewhere = FailbackSite(sites), FailbackElsewhere(sites)
     steps: list[Callable[..., Any]] = [
         checks.check_source,
         snapshots.prepare_source,
@@ -169,6 +170,9 @@ def source_queues(
         failback.prepare_failback,
         failback.find_losses,
         failback.release_failback,
+        elsewhere.make_vm,
+        elsewhere.delete_made_vm,
+        elsewhere.keep_made_vm,
     ]
     queues = [Serving(names.vsphere_queue(name), steps, _VSPHERE_THREADS) for name in sites]
     appliances = dict.fromkeys(site.appliance for site in settings.sites.values())

@@ -113,7 +113,7 @@ class Ending(ReplicationCommands):
         failover = self._state.failover
         if failover is not None and failover.reverse is not None and not failover.reverse.undone:
             self._activity = "undoing what replication back to the site has left"
-            await undo_reverse(self._replication, failover.target)
+            await undo_reverse(self._replication, failover.target, failover.reverse.vms_to_delete)
         self._activity = "giving the source VM back as it was"
         turn_off = self._state.cbt_enabled_by_us and not self._options.keep_change_tracking
         placement = self._state.placement if turn_off else Placement()

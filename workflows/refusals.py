@@ -25,6 +25,7 @@ EXAMPLES = {
     "FailoverOptions": '{"point": "latest", "shut_down_source": true}',
     "ChangePointOptions": '{"point": "2026-11-22T12:00:00Z"}',
     "ReprotectOptions": '{"confirm_losses": false, "power_off_source": false}',
+    "AlternateLocation": '{"datastore": "ds2", "host": "esx-2"}',
     "PolicyOptions": '{"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D"}',
     "PolicyName": '{"name": "gold", "reason": "why"}',
     "PlanInput": '{"plan": {"name": "shop", "groups": [{"name": "database", "vms": ["vm/lon1/5021f0…"]}]}, "run": "test", "network": "drill"}',

@@ -65,13 +65,15 @@ class ReplicateVm(EntityGroups):
         beside = (self._run_tests(), self._serve_requests(), *watches)
         self._beside = [asyncio.create_task(work) for work in beside]
         await self._look_after_way_back()
-        while self._ending is None:
+        while self._ending is None and not self._moved_to:
             for task in self._beside:
                 if task.done():
                     await task  # it never ends by itself: this raises what ended it
             with cancellation_kept():
                 await self._next()
-        await self._end(*self._ending)
+        if self._ending is not None:
+            await self._end(*self._ending)
+        await self._go_on_elsewhere()
 
     def _refuse_foreign_start(self) -> None:
         info = workflow.info()

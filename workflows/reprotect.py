@@ -22,6 +22,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.messages.failback import (
         Losses,
         LossesInput,
+        MakeVmInput,
         OnTarget,
         PrepareFailbackInput,
     )
@@ -40,7 +41,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.reverse.job import ReverseJob
     from workflows.reverse.losses import LossesUnconfirmedError, losses_error
     from workflows.reverse.passes import ReversePass
-    from workflows.reverse.steps import discard_pass, new_pass, undo_reverse
+    from workflows.reverse.steps import at_place, delete_made_vm, discard_pass, make_vm, new_pass, undo_reverse
     from workflows.slots.holding import PreemptedError
     from workflows.steps import failure_of, health_error, perform, require_carried
 
@@ -55,7 +56,11 @@ class ReprotectVm(ReverseJob):
             return  # run() says what that means
         carried = start.carried
         self._start = start
-        self._replication = start.replication
+        self._made = carried.made if carried else start.made
+        """The VM at another place, where one was made."""
+        self._replication = start.replication if self._made is None else at_place(start.replication, self._made)
+        self._pristine = carried is not None and carried.pristine
+        """The disks of that VM are empty still."""
         self._policy = start.policy
         self._base = start.base
         self._number = carried.number if carried else start.base.number if start.base else 0
@@ -124,6 +129,13 @@ class ReprotectVm(ReverseJob):
     async def _prepare(self) -> None:
         """Have the VM at the site off and marked, and what it wrote meanwhile confirmed as lost."""
         workflow.set_current_details("**preparing the VM at the site**")
+        for left in self._start.delete_first:
+            await delete_made_vm(self._start.replication, left)
+        start = self._start
+        if start.location is not None and self._made is None:
+            await self._make_vm(
+                MakeVmInput(start.replication, start.location, start.instance_uuid, start.power_off_source, start.reconnect_nics)
+            )
         site = names.vsphere_queue(self._replication.ref.site)
         prepared = await perform(
             FailbackSite.prepare_failback,
@@ -133,7 +145,7 @@ class ReprotectVm(ReverseJob):
             summary="prepare and mark the VM at the site",
         )
         self._nics, self._lane.host = prepared.nics_at_power_on, prepared.host
-        if self._base is None and not self._start.confirm_losses:
+        if self._base is None and self._made is None and not self._start.confirm_losses:
             losses = await perform(
                 FailbackSite.find_losses,
                 LossesInput(self._replication, self._start.bases, self._start.given_up_bytes),
@@ -151,6 +163,13 @@ class ReprotectVm(ReverseJob):
                 limits=AZURE,
                 summary="start the VM in Azure again",
             )
+
+    async def _make_vm(self, request: MakeVmInput) -> None:
+        """Have the VM at the other place made; from then on that is the one at the site. The original keeps what it wrote."""
+        self._made = await make_vm(request)
+        self._pristine = self._made.pristine
+        self._replication = at_place(self._start.replication, self._made)
+        await self._tell(None)
 
     # --- passes ---
 
@@ -190,11 +209,12 @@ class ReprotectVm(ReverseJob):
 
     async def _pass(self, passing: PassState) -> None:
         """Carry out a pass, or what is left of it, and commit it; or note why it failed."""
-        run = ReversePass(self._replication, self._start.target, self._lane, self._base, passing)
+        run = ReversePass(self._replication, self._start.target, self._lane, self._base, passing, pristine=self._pristine)
         had_base = self._base is not None
         try:
             while not await run.advance():
                 self._passing = run.state
+                self._pristine = self._pristine and not run.changed_bytes  # what is planned may be written from now on
                 if run.information:
                     self._information = run.information
                 await self._tell(run)
@@ -255,6 +275,8 @@ class ReprotectVm(ReverseJob):
             information=self._information,
             nics_at_power_on=self._nics,
             host=self._lane.host,
+            made=self._made,
+            pristine=self._pristine,
         )
         workflow.continue_as_new(
             dataclasses.replace(
@@ -276,7 +298,8 @@ class ReprotectVm(ReverseJob):
             await self._lane.leave()
             if self._passing is not None:
                 await discard_pass(self._replication, self._passing)
-            await undo_reverse(self._replication, self._start.target)
+            made = (*self._start.delete_first, *((self._start.instance_uuid,) if self._start.instance_uuid else ()))
+            await undo_reverse(self._start.replication, self._start.target, made)
             self._undone = True
         except FailureError as error:
             left = f"Not everything of reprotect could be undone: {failure_of(error).detail}"
@@ -284,7 +307,9 @@ class ReprotectVm(ReverseJob):
 
     def _report(self, losses: Losses | None = None, error: HealthError | None = None) -> JobReport:
         workflow.set_current_details("**ended**" if error is None else f"**failed**: {error.message}")
-        reverse = ReverseReport(self._numbered_base(), self._last, losses, self._information, self._nics, self._undone)
+        reverse = ReverseReport(
+            self._numbered_base(), self._last, losses, self._information, self._nics, self._undone, self._made
+        )
         return JobReport(workflow.info().workflow_id, reverse=reverse, error=error)
 
     def _numbered_base(self) -> ReverseBase | None:
@@ -304,7 +329,9 @@ class ReprotectVm(ReverseJob):
     async def _tell(self, run: ReversePass | None) -> None:
         """Tell the entity how far it is."""
         percent = run.percent if run is not None else 100.0
-        what = "full comparison" if run is not None and run.is_full else "delta"
+        what = "delta"
+        if run is not None and run.is_full:
+            what = "first copy" if run.is_first_copy else "full comparison"
         activity = f"{what} back to the site, {percent} %" if run is not None else "idle"
         workflow.set_current_details(f"**{activity}**")
         progress = ReverseProgress(
@@ -316,5 +343,6 @@ class ReprotectVm(ReverseJob):
             next_due=self._next_due if run is None else None,
             information=self._information,
             error=self._error,
+            made=self._made,
         )
         await self._signal_entity(progress)

@@ -24,6 +24,8 @@ class Owner:
     instance_uuid: str = ""
     """Of the source VM; empty where the thing does not tell."""
     vm_name: str = ""
+    made_vms: tuple[str, ...] = ()
+    """Of a commit record: instance UUIDs of the VMs that it knows to have been made for a failback to another place."""
 
 
 class FindingCode(StrEnum):
@@ -32,6 +34,7 @@ class FindingCode(StrEnum):
     SNAPSHOT = "Snapshot"
     CONSOLIDATION_PENDING = "ConsolidationPending"
     CLAIM = "Claim"
+    MADE_VM = "MadeVm"
     LEASE = "Lease"
     NOT_RUNNING = "NotRunning"
     RECORD_UNREADABLE = "RecordUnreadable"
@@ -81,6 +84,8 @@ class SeenVm:
     claim: Owner | None
     consolidation_needed: bool
     snapshots: tuple[SeenSnapshot, ...]
+    made: Owner | None = None
+    """For whose failback to another place it was made; None for any other VM."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,9 @@ CLAIM_KEY = "deltaferry.claim"
 FAILBACK_KEY = "deltaferry.failback"
 """The extraConfig key that stands while a VM's disks are written from Azure."""
 
+MADE_KEY = "deltaferry.made"
+"""The extraConfig key of a VM that was made for a failback to another place, until that is committed: it may be deleted."""
+
 SNAPSHOT_DESCRIPTION = "Taken by Deltaferry for replication. It is removed when the cycle's data is read."
 
 INSTALLATION_PATTERN = re.compile(r"[a-z0-9-]{1,12}")
@@ -198,6 +201,9 @@ COMMIT_RECORD = "commit-record"
 
 VM_BEFORE = "vm-before"
 """The gateway container's object that says how the VM was before it was enabled."""
+
+SOURCE_HARDWARE = "source-hardware"
+"""The gateway container's object that says what the source VM was made of when a cycle last looked."""
 
 POWER_OFFS = "power-offs"
 """The gateway container's object with the instants at which we began to power the source off."""

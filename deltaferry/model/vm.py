@@ -122,6 +122,8 @@ class SourceVm:
     annotation: str = ""
     freeze_mark: str = ""
     """What a freeze script of the guest has set last (`FREEZE_MARK`); empty where none ever did."""
+    made_for: Claim | None = None
+    """The replication for whose failback to another place the VM was made, until that is committed; None for any other VM."""
 
 
 @dataclass(frozen=True, slots=True)

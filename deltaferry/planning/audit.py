@@ -117,7 +117,7 @@ def _on_vms(seen: Seen, existing: Existing, grace: timedelta) -> Iterator[Findin
         snapshots = [finding for s in vm.snapshots for finding in _snapshot(vm, s, existing, now, grace, held)]
         yield from snapshots
         yield from _consolidation(vm, seen.target, existing, repaired={f.key for f in snapshots if f.verdict is _V.REPAIR})
-        yield from _claim(vm, existing)
+        yield from _claim(vm, existing) if vm.made is None else _made(vm, vm.made, existing)
 
 
 def _snapshot(
@@ -169,6 +169,25 @@ def _claim(vm: SeenVm, existing: Existing) -> Iterator[Finding]:
     what = f"The VM {vm.name} carries the claim of replication {rid}, which {Fate.GONE.value}: it cannot be enabled."
     remedy = "Remove the VM's advanced setting deltaferry.claim in vCenter; then it can be enabled again."
     yield _finding(_C.CLAIM, _V.REPORT, what, remedy, f"VM {vm.name}", vm.instance_uuid, rid, vm.instance_uuid)
+
+
+def _made(vm: SeenVm, owner: Owner, existing: Existing) -> Iterator[Finding]:
+    """Report a VM that was made for a failback to another place, and that nobody knows: it may be the last copy of its disks."""
+    rid, whose = owner.replication_id, fate(owner, existing)
+    recorded = next((one for one in existing.recorded if one.replication_id == rid), None)
+    forgotten = recorded is not None and vm.instance_uuid not in recorded.made_vms
+    if whose is Fate.GONE:
+        why = f"which {whose.value}"
+    elif forgotten and whose in (Fate.WORKING, Fate.PARKED, Fate.ADOPTABLE):
+        why = "which does not know of it"
+    else:
+        return
+    what = f"The VM {vm.name} was made for the failback of replication {rid}, {why}: it takes room, and cannot be enabled."
+    remedy = (
+        "Delete the VM in vCenter if nobody needs its disks; else remove its advanced settings "
+        "deltaferry.made, deltaferry.failback and deltaferry.claim."
+    )
+    yield _finding(_C.MADE_VM, _V.REPORT, what, remedy, f"VM {vm.name}", vm.instance_uuid, rid, vm.instance_uuid)
 
 
 def _lease(

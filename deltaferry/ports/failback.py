@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from deltaferry.model.elsewhere import AskedPlace, FoundPlace, NewVm
 from deltaferry.model.extents import Extent
+from deltaferry.model.hardware import VmHardware
 from deltaferry.model.vm import Claim, Snapshot, SourceVm
 from deltaferry.ports.access import Beat, NbdAddress, SnapshotAccess
 from deltaferry.ports.data_plane import DataPlane
@@ -24,6 +26,34 @@ class FailbackMarks(Protocol):
 
     def unmark_failback(self, instance_uuid: str, holder: Claim, line: str) -> None:
         """Take the mark and the line away; no-op without a mark of this holder."""
+
+
+class VmMaker(Protocol):
+    """Makes a VM at another place of the site, and deletes what it made: never anything else."""
+
+    def read_hardware(self, instance_uuid: str) -> VmHardware:
+        """Return what a VM is made of, as far as another one can be made like it. Raises VM_NOT_FOUND."""
+
+    def find_place(self, asked: AskedPlace) -> FoundPlace:
+        """Return what the inventory has of the names of a place; `planning.elsewhere` judges it."""
+
+    def missing_for_place(self, place: FoundPlace) -> tuple[tuple[str, str], ...]:
+        """Return (privilege id, name of the object) of all that making a VM there needs and the site's user lacks."""
+
+    def find_made_vm(self, instance_uuid: str, holder: Claim) -> bool:
+        """Return whether the VM made for `holder` under this UUID exists. Raises ALREADY_PROTECTED where another VM has it."""
+
+    def make_vm(self, new: NewVm, beat: Beat) -> None:
+        """Make the VM: off, with claim, failback mark and a mark of its own, and empty thin disks; no-op if it exists.
+
+        Raises OPERATION_REFUSED, ALREADY_PROTECTED, DATASTORE_FULL, VSPHERE_PERMISSION.
+        """
+
+    def keep_made_vm(self, instance_uuid: str, holder: Claim) -> None:
+        """Take the VM's own mark off: it is never deleted from then on. No-op without it, or for a VM that is gone."""
+
+    def delete_made_vm(self, instance_uuid: str, holder: Claim, beat: Beat) -> None:
+        """Delete a VM that carries that mark of `holder`, with its disks; no-op for any other. Raises OPERATION_REFUSED while it is on."""
 
 
 class DiskWriters(Protocol):
@@ -99,7 +129,7 @@ class TargetDisks(Protocol):
         """Yield the pages inside `span` that a snapshot holds, or that differ from an earlier one, in order."""
 
 
-class TwoWayHypervisor(Hypervisor, FailbackMarks, Protocol):
+class TwoWayHypervisor(Hypervisor, FailbackMarks, VmMaker, Protocol):
     """A site's hypervisor as both directions need it."""
 
 

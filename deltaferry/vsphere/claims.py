@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.naming import CLAIM_KEY
+from deltaferry.model.naming import CLAIM_KEY, MADE_KEY
 from deltaferry.model.vm import Claim
 from deltaferry.vsphere.locating import locate
 from deltaferry.vsphere.properties import ObjectProperties
@@ -21,7 +21,16 @@ def extra_value(entries: Iterable[Any], key: str) -> str:
 
 def claim_of(entries: Iterable[Any]) -> Claim | None:
     """Return the claim in a VM's extraConfig. One that is not written as we do still is somebody's claim."""
-    value = extra_value(entries, CLAIM_KEY)
+    return _holder_in(entries, CLAIM_KEY)
+
+
+def made_for(entries: Iterable[Any]) -> Claim | None:
+    """Return for whose failback a VM was made; None for any other VM."""
+    return _holder_in(entries, MADE_KEY)
+
+
+def _holder_in(entries: Iterable[Any], key: str) -> Claim | None:
+    value = extra_value(entries, key)
     if not value:
         return None
     installation, _, replication_id = value.partition("/")

@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 
+from deltaferry.model.elsewhere import AskedPlace, FoundPlace, NewVm
 from deltaferry.model.extents import Extent
+from deltaferry.model.hardware import VmHardware
 from deltaferry.model.inventory import DiscoveredSite
 from deltaferry.model.quiescing import QuiesceOrder
 from deltaferry.model.vm import Claim, DatastoreSpace, PowerState, Snapshot, SourceVm
@@ -15,7 +17,10 @@ from deltaferry.vsphere import (
     datastores,
     failback_marks,
     guard,
+    hardware,
     inventory,
+    making,
+    placing,
     power,
     present_disks,
     privileges,
@@ -173,6 +178,41 @@ class VSphere:
         """Take the failback mark away."""
         with vsphere_errors(f"taking the failback mark off VM {instance_uuid}"):
             failback_marks.unmark_failback(self._session, instance_uuid, holder, line)
+
+    def read_hardware(self, instance_uuid: str) -> VmHardware:
+        """Return what a VM is made of."""
+        with vsphere_errors(f"reading the hardware of VM {instance_uuid}"):
+            return hardware.read_hardware(self._session, instance_uuid)
+
+    def find_place(self, asked: AskedPlace) -> FoundPlace:
+        """Return what the inventory has of the names of a place."""
+        with vsphere_errors("looking for the place of a new VM"):
+            return placing.find_place(self._session, asked)
+
+    def missing_for_place(self, place: FoundPlace) -> tuple[tuple[str, str], ...]:
+        """Return (privilege id, name of the object) of what the user lacks to make a VM at a place."""
+        with vsphere_errors("checking the privileges at the place of a new VM"):
+            return privileges.missing_for_place(self._session, place)
+
+    def find_made_vm(self, instance_uuid: str, holder: Claim) -> bool:
+        """Return whether the VM that was made for `holder` exists."""
+        with vsphere_errors(f"looking for VM {instance_uuid}"):
+            return making.find_made_vm(self._session, instance_uuid, holder)
+
+    def make_vm(self, new: NewVm, beat: Beat) -> None:
+        """Make a VM, powered off, marked and with empty disks, unless it exists."""
+        with vsphere_errors(f"making VM {new.name}"):
+            making.make_vm(self._session, new, beat)
+
+    def keep_made_vm(self, instance_uuid: str, holder: Claim) -> None:
+        """Take the mark off a VM that was made."""
+        with vsphere_errors(f"keeping VM {instance_uuid}"):
+            making.keep_made_vm(self._session, instance_uuid, holder)
+
+    def delete_made_vm(self, instance_uuid: str, holder: Claim, beat: Beat) -> None:
+        """Delete a VM that was made for `holder`."""
+        with vsphere_errors(f"deleting VM {instance_uuid}"):
+            making.delete_made_vm(self._session, instance_uuid, holder, beat)
 
     def datastore_space(self, instance_uuid: str) -> tuple[DatastoreSpace, ...]:
         """Return the room on every datastore that the VM's disks or snapshots are on, as it is at this moment."""

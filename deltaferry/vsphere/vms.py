@@ -7,7 +7,7 @@ from typing import Any
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.quiescing import FREEZE_MARK
 from deltaferry.model.vm import Firmware, PowerState, SourceVm
-from deltaferry.vsphere.claims import claim_of, extra_value
+from deltaferry.vsphere.claims import claim_of, extra_value, made_for
 from deltaferry.vsphere.devices import datastores, source_disks, source_nics
 from deltaferry.vsphere.locating import by_uuid, locate
 from deltaferry.vsphere.properties import ObjectProperties, moref, names_of, read_all, read_object, read_objects, unescaped
@@ -119,6 +119,7 @@ def source_vm(row: ObjectProperties, names: Mapping[str, str]) -> SourceVm:
         claim=claim_of(row.get("config.extraConfig") or ()),
         annotation=row.get("config.annotation") or "",
         freeze_mark=extra_value(row.get("config.extraConfig") or (), FREEZE_MARK),
+        made_for=made_for(row.get("config.extraConfig") or ()),
     )
 
 

@@ -183,6 +183,10 @@ class VcenterControl:
         """Make a VM."""
         return _VM_STATE.validate_python(self.call("POST", "/vms", TypeAdapter(VmSpec).dump_python(spec, mode="json")))
 
+    def delete_vm(self, vm: str) -> None:
+        """Delete a VM with its disks, running or not."""
+        self.call("POST", f"/vms/{vm}/delete")
+
     def move(self, vm: str, host: str) -> None:
         """Move a VM to another host."""
         self.call("POST", f"/vms/{vm}/move", {"host": host})

@@ -27,11 +27,18 @@ def vm_state(vm: VirtualMachine) -> Any:
                 "file_name": item.backing_name(item.disk.file_name),
                 "tracking_uuid": item.disk.tracking.uuid,
                 "allocated_bytes": item.disk.allocated_bytes,
+                "controller": f"{item.controller.kind} {item.controller.bus}",
             }
             for item in vm.disks.values()
         ],
         "nics": [
-            {"key": nic.key, "network": nic.network.name, "connected": nic.connected, "start_connected": nic.start_connected}
+            {
+                "key": nic.key,
+                "network": nic.network.name,
+                "connected": nic.connected,
+                "start_connected": nic.start_connected,
+                "kind": nic.kind,
+            }
             for nic in vm.nics.values()
         ],
     }

@@ -14,6 +14,8 @@ class DiskState:
     file_name: str
     tracking_uuid: str | None
     allocated_bytes: int
+    controller: str = "ParaVirtualSCSIController 0"
+    """Class and bus."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class NicState:
     network: str
     connected: bool
     start_connected: bool
+    kind: str = "VirtualVmxnet3"
 
 
 @dataclass(frozen=True, slots=True)

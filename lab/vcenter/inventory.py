@@ -4,6 +4,7 @@ import uuid
 from pathlib import Path
 from typing import TypeVar
 
+from lab.vcenter.controllers import BUILT_IN, CLASSES, Controller
 from lab.vcenter.disk import VirtualDisk
 from lab.vcenter.entities import Cluster, Datacenter, Datastore, Folder, Host, ManagedEntity, Network
 from lab.vcenter.inventory_file import DiskSpec, InventorySpec, NicSpec, VmSpec
@@ -14,10 +15,7 @@ from lab.vcenter.vm_properties import publish
 from lab.vcenter.vocabulary import vim
 from lab.vcenter.world import LabObject, World, data_object, now
 
-_FIRST_DISK_KEY = 2000
 _FIRST_NIC_KEY = 4000
-_CONTROLLER_UNIT = 7
-"""The SCSI controller's own unit number: no disk has it."""
 
 _Entity = TypeVar("_Entity", bound=ManagedEntity)
 _Item = TypeVar("_Item")
@@ -80,6 +78,8 @@ class Inventory:
         vm.settings.change_tracking = spec.change_tracking
         vm.settings.extra_config.update(spec.extra_config)
         vm.tools = spec.tools
+        if spec.controllers is not None:
+            vm.controllers = [_controller(one.kind, one.bus) for one in spec.controllers]
         for disk in spec.disks:
             self.add_disk(vm, disk)
         for nic in spec.nics:
@@ -94,23 +94,25 @@ class Inventory:
 
     def add_disk(self, vm: VirtualMachine, spec: DiskSpec) -> AttachedDisk:
         """Make a disk on the VM's home datastore, or on the one that is named, and attach it. Raises OSError, ValueError."""
-        number = next(n for n in range(len(vm.disks) + 64) if _FIRST_DISK_KEY + n not in vm.disks)
+        controller, unit = _free_slot(vm, spec)
+        number = next(n for n in range(len(vm.disks) + 1) if _stem(vm, n) not in {held.stem for held in vm.disks.values()})
         datastore = self._named(self.datastores, spec.datastore, "datastore") if spec.datastore else vm.home
         directory = datastore.directory / vm.home_folder
         directory.mkdir(parents=True, exist_ok=True)
-        stem = vm.home_folder if number == 0 else f"{vm.home_folder}_{number}"
+        stem = _stem(vm, number)
         disk = VirtualDisk.create(directory, stem, spec.capacity_bytes, spec.content)
         if vm.settings.change_tracking:
             disk.tracking.enable()
         attached = AttachedDisk(
-            key=_FIRST_DISK_KEY + number,
+            key=controller.disk_key(unit),
             label=spec.label or f"Hard disk {number + 1}",
-            unit_number=number if number < _CONTROLLER_UNIT else number + 1,
+            unit_number=unit,
             mode=spec.mode,
             datastore=datastore,
             folder=vm.home_folder,
             stem=stem,
             disk=disk,
+            controller=controller,
         )
         with self._world.lock:
             vm.disks[attached.key] = attached
@@ -165,6 +167,7 @@ class Inventory:
             mac=spec.mac or f"00:50:56:{tail[:2]}:{tail[2:4]}:{tail[4:6]}",
             connected=spec.connected,
             start_connected=spec.connected,
+            kind=spec.kind,
         )
         vm.nics[made.key] = made
         return made
@@ -227,7 +230,32 @@ def _identity(spec: VmSpec, attributes: tuple[tuple[int, str], ...]) -> Identity
         change_tracking_supported=spec.change_tracking_supported,
         template=spec.template,
         attributes=attributes,
+        cores_per_socket=spec.cores_per_socket,
+        secure_boot=spec.secure_boot,
     )
+
+
+def _controller(kind: str, bus: int) -> Controller:
+    known = CLASSES.get(kind)
+    if known is None or bus not in range(known.buses):
+        raise InventoryError(f"there is no controller {kind} {bus}")
+    return Controller(kind, bus)
+
+
+def _free_slot(vm: VirtualMachine, spec: DiskSpec) -> tuple[Controller, int]:
+    """Return the controller and the slot for a new disk. Raises InventoryError where there is none, or it is taken."""
+    usual = vm.controllers[0] if vm.controllers else BUILT_IN[0]
+    controller = usual if spec.controller is None else vm.controller(spec.controller)
+    if controller is None:
+        raise InventoryError(f"the VM {vm.name} has no controller {spec.controller}")
+    free = [unit for unit in CLASSES[controller.kind].units() if controller.disk_key(unit) not in vm.disks]
+    if not free or (spec.unit is not None and spec.unit not in free):
+        raise InventoryError(f"the slot {spec.unit} of controller {controller.key} is taken, or there is none")
+    return controller, free[0] if spec.unit is None else spec.unit
+
+
+def _stem(vm: VirtualMachine, number: int) -> str:
+    return vm.home_folder if number == 0 else f"{vm.home_folder}_{number}"
 
 
 def _free_name(directory: Path, name: str) -> str:

@@ -19,9 +19,12 @@
         "power": "poweredOn" | "poweredOff", "tools": true, "annotation": "",
         "instance_uuid": "5003…",                default: a new one
         "change_tracking_supported": true, "change_tracking": false,
+        "cores_per_socket": 1, "secure_boot": false,
+        "controllers": [{"kind": "VirtualLsiLogicSASController", "bus": 0}],      default: one ParaVirtualSCSIController
         "disks": [{"capacity_bytes": 1073741824, "label": "Hard disk 1", "content": "/path/to/raw.img",
-                   "mode": "persistent" | "independent_persistent"}],
-        "nics": [{"network": "VM Network", "mac": "00:50:56:…", "connected": true}],
+                   "mode": "persistent" | "independent_persistent",
+                   "controller": 1000, "unit": 1}],         its key, and the slot; default: the first free ones
+        "nics": [{"network": "VM Network", "mac": "00:50:56:…", "connected": true, "kind": "VirtualVmxnet3"}],
         "extra_config": {"key": "value"}
       }]
     }
@@ -50,6 +53,10 @@ class DiskSpec:
     mode: str = "persistent"
     datastore: str = ""
     """Where it is if not with the VM: the name of another datastore."""
+    controller: int | None = None
+    """The key of the controller that it hangs on; the VM's first where left out."""
+    unit: int | None = None
+    """The slot there; the first free one where left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +68,17 @@ class NicSpec:
     network: str
     mac: str = ""
     connected: bool = True
+    kind: str = "VirtualVmxnet3"
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSpec:
+    """A controller that disks hang on."""
+
+    __pydantic_config__ = _STRICT
+
+    kind: str
+    bus: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +108,9 @@ class VmSpec:
     disks: tuple[DiskSpec, ...] = ()
     nics: tuple[NicSpec, ...] = ()
     extra_config: dict[str, str] = field(default_factory=dict)
+    cores_per_socket: int = 1
+    secure_boot: bool = False
+    controllers: tuple[ControllerSpec, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

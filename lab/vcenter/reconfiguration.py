@@ -7,6 +7,7 @@ Change tracking is switched in the configuration at once and takes effect on the
 from collections.abc import Callable
 from typing import Any
 
+from lab.vcenter.controllers import Controller
 from lab.vcenter.device_specs import NewDevices, invalid_device, new_devices
 from lab.vcenter.faults_disk import DiskBusy, DiskHasSnapshots
 from lab.vcenter.inventory import Inventory
@@ -33,7 +34,7 @@ class Reconfiguration:
         with self._world.lock:
             self._check(vm, spec)
             added = [(number, change) for number, change in enumerate(spec.deviceChange or ()) if _operation(change) == "add"]
-            self._add_devices(vm, new_devices(self._inventory, added, vm.home.name))
+            self._add_devices(vm, new_devices(self._inventory, added, vm.home.name, vm.controllers, vm.disks))
             for change in spec.deviceChange or ():
                 if _operation(change) == "edit":
                     self._change_device(vm, change.device)
@@ -66,6 +67,7 @@ class Reconfiguration:
                 raise vim.fault.FileLocked(file=vm.disks[key].disk.file_name, msg="Failed to lock the file")
 
     def _add_devices(self, vm: VirtualMachine, devices: NewDevices) -> None:
+        vm.controllers += [Controller(one.kind, one.bus) for one in devices.controllers]
         for disk in devices.disks:
             self._inventory.add_disk(vm, disk).disk.on_power_on()
         for nic in devices.nics:

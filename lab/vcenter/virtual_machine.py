@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
+from lab.vcenter.controllers import BUILT_IN, USUAL, Controller
 from lab.vcenter.disk import VirtualDisk
 from lab.vcenter.disk_frozen import FrozenDisk
 from lab.vcenter.entities import Datastore, Host, ManagedEntity, Network
@@ -38,6 +39,7 @@ class AttachedDisk:
     stem: str
     """How the names of the disk's files begin."""
     disk: VirtualDisk
+    controller: Controller = USUAL
 
     def backing_name(self, file_name: str) -> str:
         """Return a file of the disk as vSphere writes it: `[ds1] web-01/web-01.vmdk`."""
@@ -64,6 +66,8 @@ class Nic:
     mac: str
     connected: bool
     start_connected: bool
+    kind: str = "VirtualVmxnet3"
+    """The name of its class in the API."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,8 @@ class Identity:
     template: bool = False
     attributes: tuple[tuple[int, str], ...] = ()
     """Custom attributes: (key of the name, value)."""
+    cores_per_socket: int = 1
+    secure_boot: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +147,8 @@ class VirtualMachine(ManagedEntity):
         self.home_folder = identity.name
         """The VM's directory on its datastore: its name, or a longer one where that was taken."""
         self.settings = Settings()
+        self.controllers: list[Controller] = [USUAL]
+        """Beside those that every VM has."""
         self.disks: dict[int, AttachedDisk] = {}
         self.nics: dict[int, Nic] = {}
         self.power = "poweredOff"
@@ -185,6 +193,10 @@ class VirtualMachine(ManagedEntity):
     def networks(self) -> list[Network]:
         """All networks that adapters of the VM are on."""
         return list(dict.fromkeys(nic.network for nic in self.nics.values()))
+
+    def controller(self, key: int) -> Controller | None:
+        """Return a controller by its key, or None."""
+        return next((one for one in (*BUILT_IN, *self.controllers) if one.key == key), None)
 
     @property
     def consolidation_needed(self) -> bool:

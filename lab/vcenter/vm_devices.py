@@ -2,33 +2,22 @@
 
 from typing import Any
 
+from lab.vcenter.controllers import BUILT_IN, Controller
 from lab.vcenter.disk_present import PresentDisk
 from lab.vcenter.virtual_machine import AttachedDisk, Nic, Snapshot, VirtualMachine
 from lab.vcenter.vocabulary import vim
 from lab.vcenter.world import data_object
 
 _KIB = 1024
-_SCSI_CONTROLLER_KEY = 1000
-_IDE_CONTROLLER_KEY = 200
 _PCI_CONTROLLER_KEY = 100
 
 
 def devices(vm: VirtualMachine, snapshot: Snapshot | None) -> list[Any]:
     """Return the devices. A snapshot's disks come in another order than the VM's (facts F11): nothing may rely on it."""
     controllers = [
-        _device(vim.vm.device.VirtualIDEController, _IDE_CONTROLLER_KEY, "IDE 0", busNumber=0),
+        *(_device(vim.vm.device.VirtualIDEController, one.key, f"IDE {one.bus}", busNumber=one.bus) for one in BUILT_IN),
         _device(vim.vm.device.VirtualPCIController, _PCI_CONTROLLER_KEY, "PCI controller 0", busNumber=0),
-        _device(
-            vim.vm.device.ParaVirtualSCSIController,
-            _SCSI_CONTROLLER_KEY,
-            "SCSI controller 0",
-            busNumber=0,
-            hotAddRemove=True,
-            sharedBus="noSharing",
-            scsiCtlrUnitNumber=7,
-            controllerKey=_PCI_CONTROLLER_KEY,
-            unitNumber=3,
-        ),
+        *(_controller(one) for one in vm.controllers),
     ]
     if snapshot is None:
         disks = [_present(vm, item) for item in vm.disks.values()]
@@ -60,6 +49,15 @@ def _device(kind: Any, key: int, label: str, **values: Any) -> Any:
     return made
 
 
+def _controller(controller: Controller) -> Any:
+    kind = getattr(vim.vm.device, controller.kind)
+    values: dict[str, Any] = {"busNumber": controller.bus, "controllerKey": _PCI_CONTROLLER_KEY, "unitNumber": 3 + controller.bus}
+    if not issubclass(kind, vim.vm.device.VirtualSCSIController):
+        return _device(kind, controller.key, f"{controller.kind} {controller.bus}", **values)
+    values |= {"hotAddRemove": True, "sharedBus": "noSharing", "scsiCtlrUnitNumber": 7}
+    return _device(kind, controller.key, f"SCSI controller {controller.bus}", **values)
+
+
 def _disk(attached: AttachedDisk, file_name: str, capacity_bytes: int, change_id: str | None) -> Any:
     backing = data_object(
         vim.vm.device.VirtualDisk.FlatVer2BackingInfo,
@@ -86,7 +84,7 @@ def _disk(attached: AttachedDisk, file_name: str, capacity_bytes: int, change_id
         attached.key,
         attached.label,
         backing=backing,
-        controllerKey=_SCSI_CONTROLLER_KEY,
+        controllerKey=attached.controller.key,
         unitNumber=attached.unit_number,
         capacityInKB=capacity_bytes // _KIB,
         capacityInBytes=capacity_bytes,
@@ -96,7 +94,7 @@ def _disk(attached: AttachedDisk, file_name: str, capacity_bytes: int, change_id
 
 def _nic(nic: Nic) -> Any:
     return _device(
-        vim.vm.device.VirtualVmxnet3,
+        getattr(vim.vm.device, nic.kind),
         nic.key,
         nic.label,
         backing=data_object(

@@ -16,6 +16,7 @@ from lab.vcenter.vocabulary import vim, vmodl
 from lab.vcenter.world import World
 
 _NEWEST_HARDWARE = 19
+_MEMORY_STEP_MIB = 4
 
 
 class VmLifecycle:
@@ -37,10 +38,18 @@ class VmLifecycle:
         if not isinstance(folder, Folder):
             raise vmodl.fault.InvalidRequest(msg="A VM is made in a folder.")
         host = call.world.get(call.argument("host")) if call.argument("host") is not None else None
+        if call.argument("pool") is None:
+            raise vmodl.fault.InvalidArgument(invalidProperty="pool", msg="A required parameter is missing.")
         call.world.get(call.argument("pool"))
         for name in ("name", "files"):
             if not getattr(config, name):
                 raise vmodl.fault.InvalidArgument(invalidProperty=f"configSpec.{name}", msg="A required parameter is missing.")
+        if (config.memoryMB or _MEMORY_STEP_MIB) % _MEMORY_STEP_MIB:
+            raise vmodl.fault.InvalidArgument(invalidProperty="configSpec.memoryMB", msg="Memory comes in steps of 4 MB.")
+        if (config.numCPUs or 1) % (config.numCoresPerSocket or 1):
+            raise vmodl.fault.InvalidArgument(
+                invalidProperty="configSpec.numCoresPerSocket", msg="CPUs must be a multiple of the cores of a socket."
+            )
 
         def work(_: Any) -> Any:
             self._world.pause(self._world.times.reconfigure_s)
@@ -53,7 +62,8 @@ class VmLifecycle:
         if len(config.name) > NAME_LIMIT:
             raise vim.fault.InvalidName(name=config.name, msg=f"A VM's name has 1 to {NAME_LIMIT} characters.")
         with self._world.lock:
-            twin = next((vm for vm in inventory.vms if vm.name == config.name and vm.parent is folder), None)
+            siblings = [*inventory.vms, *inventory.folders.values()]
+            twin = next((one for one in siblings if one.name.casefold() == config.name.casefold() and one.parent is folder), None)
             if twin is not None:
                 raise vim.fault.DuplicateName(
                     name=config.name, object=twin.reference, msg=f"The name '{config.name}' already exists."
@@ -63,6 +73,12 @@ class VmLifecycle:
                 raise vim.fault.InvalidDatastorePath(
                     datastorePath=config.files.vmPathName or "", name=place, msg=f"Invalid datastore path '[{place}]'."
                 )
+            if not inventory.datastores[place].accessible:
+                raise vim.fault.InvalidDatastoreState(
+                    datastorePath=config.files.vmPathName, name=place, msg=f"The datastore {place} is not accessible."
+                )
+            if not inventory.datastores[place].free_bytes():
+                raise vim.fault.NoDiskSpace(file=config.files.vmPathName, datastore=place, msg=f"No space is left on {place}.")
             devices = new_devices(inventory, self._added(config), place)
             spec = VmSpec(
                 name=config.name,
@@ -77,13 +93,21 @@ class VmLifecycle:
                 memory_mib=config.memoryMB or 1024,
                 power="poweredOff",
                 annotation=config.annotation or "",
-                instance_uuid=config.instanceUuid or "",
+                instance_uuid=self._free_uuid(config.instanceUuid or ""),
                 change_tracking=bool(config.changeTrackingEnabled),
+                controllers=devices.controllers,
+                cores_per_socket=config.numCoresPerSocket or 1,
+                secure_boot=bool(config.bootOptions is not None and config.bootOptions.efiSecureBootEnabled),
                 disks=devices.disks,
                 nics=devices.nics,
                 extra_config={option.key: str(option.value) for option in config.extraConfig or ()},
             )
             return inventory.add_vm(spec)
+
+    def _free_uuid(self, wanted: str) -> str:
+        """Return the instance UUID that is wanted, or none where another VM has it: then vCenter gives a new one."""
+        taken = {vm.identity.instance_uuid.lower() for vm in self._inventory.vms}
+        return "" if wanted.lower() in taken else wanted
 
     @staticmethod
     def _added(config: Any) -> list[tuple[int, Any]]:

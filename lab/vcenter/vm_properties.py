@@ -52,7 +52,7 @@ def config(vm: VirtualMachine, snapshot: Snapshot | None = None) -> Any:
     hardware = data_object(
         vim.vm.VirtualHardware,
         numCPU=identity.cpus,
-        numCoresPerSocket=1,
+        numCoresPerSocket=identity.cores_per_socket,
         memoryMB=identity.memory_mib,
         device=devices(vm, snapshot),
     )
@@ -76,6 +76,7 @@ def config(vm: VirtualMachine, snapshot: Snapshot | None = None) -> Any:
             extraConfig=[vim.option.OptionValue(key=key, value=value) for key, value in extra_config(vm).items()],
             changeTrackingEnabled=settings.change_tracking,
             firmware=identity.firmware,
+            bootOptions=data_object(vim.vm.BootOptions, efiSecureBootEnabled=identity.secure_boot),
         )
     )
 
@@ -86,8 +87,15 @@ def extra_config(vm: VirtualMachine) -> dict[str, str]:
     if vm.settings.change_tracking:
         entries["ctkEnabled"] = "TRUE"
         for attached in vm.disks.values():
-            entries[f"scsi0:{attached.unit_number}.ctkEnabled"] = "TRUE"
+            entries[f"{_bus_of(attached)}:{attached.unit_number}.ctkEnabled"] = "TRUE"
     return entries
+
+
+def _bus_of(attached: AttachedDisk) -> str:
+    """Return a controller's name in a VM's configuration file."""
+    names = {1000: "scsi", 15000: "sata", 31000: "nvme", 200: "ide"}
+    first = max(key for key in names if key <= attached.controller.key)
+    return f"{names[first]}{attached.controller.bus}"
 
 
 def _files(vm: VirtualMachine) -> Any:

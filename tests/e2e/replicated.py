@@ -67,7 +67,7 @@ class Replicated:
         source = random.Random(seed)
         name = re.sub(r"[^a-z0-9]+", "-", test_name.lower())[:_MAX_NAME].strip("-") + f"-{seed:08x}"
         disks = tuple(
-            DiskSpec(capacity, f"Hard disk {number}", _image(world.directory, f"{name}-{number}", capacity, source))
+            DiskSpec(capacity, f"Hard disk {number}", image_of(world.directory, f"{name}-{number}", capacity, source))
             for number, capacity in enumerate(capacities, start=1)
         )
         spec = VmSpec(
@@ -266,7 +266,7 @@ async def _forget_leases(slots: WorkflowHandle[object, object], prefix: str) -> 
             await slots.signal(names.SLOTS_RELEASED, {"holder": wanted["holder"], "request_id": wanted["request_id"]})
 
 
-def _image(directory: Path, stem: str, capacity: int, source: random.Random) -> Path:
+def image_of(directory: Path, stem: str, capacity: int, source: random.Random) -> Path:
     """Return a raw image: a third random, a third compressible, the rest never written."""
     path = directory / f"{stem}.raw"
     with path.open("wb") as file:

@@ -9,7 +9,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import DrState
-from tests.workflows.site_bench import QUICK, Bench, eventually
+from tests.workflows.site_bench import QUICK, Bench, Running, eventually
 from workflows import names
 from workflows.messages.group import GroupResult, GroupView
 
@@ -278,6 +278,35 @@ async def the_way_home(bench: Bench) -> None:
     await running.until_state(ReplicationState.PAUSED)
 
 
+async def another_place(bench: Bench) -> None:
+    """A committed failover comes home to another place, at the second try: the replication goes on under the new VM's id."""
+    bench.profile(min_interval=QUICK)
+    running = await bench.replicated(due=True)
+    await running.until_committed(2)
+    await running.update("failover")
+    await running.until_migration(DrState.FAILED_OVER)
+    await running.update("commit")
+    await running.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed")
+    place = {"datastore": "ds2", "host": "esx-2", "name": "web-home", "networks": {"VM Network": "prod"}}
+    await running.update("reprotect", {"location": place})
+    view = await running.until_migration(DrState.FAILBACK_READY)
+    assert view.job_id is not None
+    await running.client.get_workflow_handle(view.job_id).cancel()
+    await running.until(lambda v: "reprotect" in v.allowed, "undone")
+    await running.update("reprotect", {"location": place})
+    await running.until_migration(DrState.FAILBACK_READY)
+    (made,) = bench.world.made_at_site
+    await running.update("failback")
+    await running.until_migration(DrState.FAILED_BACK)
+    await running.update("commit_failback")
+    await running.handle.result()
+    workflow_id = names.replication_id(bench.site, made)
+    there = Running(running.client, workflow_id, "web-home", running.client.get_workflow_handle(workflow_id))
+    await there.until(lambda v: v.failover is None and len(v.resyncs) == 1, "resynchronised")
+    await there.update("pause")
+    await there.until_state(ReplicationState.PAUSED)
+
+
 SCENARIOS: dict[str, Scenario] = {
     "demo": demo,
     "stop-during-initial-replication": stop_during_initial_replication,
@@ -289,6 +318,7 @@ SCENARIOS: dict[str, Scenario] = {
     "inventory": inventory,
     "audit": audit,
     "a-whole-site": a_whole_site,
+    "another-place": another_place,
     "disaster-recovery": disaster_recovery,
     "recovery-plan": recovery_plan,
     "replication-group": replication_group,

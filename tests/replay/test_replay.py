@@ -22,6 +22,7 @@ _HISTORIES = Path(__file__).parent / "histories"
 _SCENARIOS = {
     "a-whole-site",
     "adopt",
+    "another-place",
     "audit",
     "demo",
     "disaster-recovery",

@@ -108,6 +108,7 @@ class Steps(ReverseStandIns):
     """Of each pass's one plan."""
     losses: tuple[LostDisk, ...] = ()
     not_replicated: tuple[str, ...] = ()
+    pristine: bool = True
     fails: dict[str, list[ErrorKind]] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
@@ -137,6 +138,7 @@ class Steps(ReverseStandIns):
             not_replicated=self.not_replicated,
             pass_segments=self.segments,
             powered_on=False,
+            pristine=self.pristine,
         )
 
     @activity.defn

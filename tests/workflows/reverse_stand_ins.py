@@ -1,5 +1,6 @@
 """The activities of reprotect and failback, on a world that remembers what they did."""
 
+import dataclasses
 from datetime import UTC, datetime
 
 from temporalio import activity
@@ -15,8 +16,11 @@ from workflows.messages.failback import (
     DropSnapshotsInput,
     HashInput,
     HashResult,
+    KeepMadeVmInput,
     Losses,
     LossesInput,
+    MakeVmInput,
+    OnMadeVm,
     OnTarget,
     PlanChangesInput,
     PlannedChanges,
@@ -29,6 +33,7 @@ from workflows.messages.failback import (
     WriteBackInput,
 )
 from workflows.messages.replication_state import DiskPosition
+from workflows.messages.reverse_records import MadeVm
 from workflows.messages.step import AppliedChunk, ApplyResult, OnReplication, SentChunk, TransferResult, VerifyChunksInput
 
 
@@ -42,6 +47,29 @@ class ReverseStandIns(OnWorlds):
             raise scripted_error(ErrorKind.OPERATION_REFUSED, "The VM is running at the site: shut it down first.", None)
         world.powered_on, world.ledger.marked = False, True
         return PreparedFailback(False, NICS[:1], PLACEMENT.host)
+
+    @activity.defn
+    async def make_vm(self, request: MakeVmInput) -> MadeVm:
+        world = await self._on("make_vm", request.replication, request)
+        if world.powered_on and not request.power_off:
+            raise scripted_error(ErrorKind.OPERATION_REFUSED, "The VM is running at the site: shut it down first.", None)
+        world.powered_on, world.ledger.marked = False, True
+        name = request.location.name or request.replication.vm_name
+        world.made_at_site[request.instance_uuid] = name
+        disks = tuple(dataclasses.replace(disk, uuid=f"{disk.uuid}-new") for disk in request.replication.disks)
+        return MadeVm(request.instance_uuid, name, disks, PLACEMENT, world.pristine, ("The VM was made.",))
+
+    @activity.defn
+    async def delete_made_vm(self, request: OnMadeVm) -> None:
+        world = await self._on("delete_made_vm", request.replication, request)
+        world.made_at_site.pop(request.instance_uuid, None)
+        world.ledger.marked = False
+
+    @activity.defn
+    async def keep_made_vm(self, request: KeepMadeVmInput) -> None:
+        world = await self._on("keep_made_vm", request.replication, request)
+        del world.made_at_site[request.made.instance_uuid]
+        world.kept_at_site.append(request.made.instance_uuid)
 
     @activity.defn
     async def find_losses(self, request: LossesInput) -> Losses:
@@ -104,7 +132,8 @@ class ReverseStandIns(OnWorlds):
     @activity.defn
     async def plan_changes(self, request: PlanChangesInput) -> PlannedChanges:
         world = await self._on("plan_changes", request.replication, request)
-        world.ledger.planned_back(request.cycle_key, [name for _, name in request.base])
+        if request.base:
+            world.ledger.planned_back(request.cycle_key, [name for _, name in request.base])
         return PlannedChanges(
             tuple(
                 (disk.key, plan_of("pass", disk.key, "plan", world.pass_segments, world.pass_segments))

@@ -20,7 +20,7 @@ from workflows.failback import FailbackVm
 from workflows.messages.failback import (
     LostDisk,
 )
-from workflows.messages.operator_input import TargetProperties
+from workflows.messages.operator_input import AlternateLocation, TargetProperties
 from workflows.messages.reverse import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
 from workflows.messages.reverse_records import ReverseBase
 from workflows.messages.slot import SlotsWanted
@@ -317,3 +317,73 @@ async def test_a_vm_that_cannot_be_powered_on_at_the_site_is_marked_again(bench:
     assert report.error is not None
     assert steps.done[-1] == "prepare_failback"
     assert report.failback is not None and not report.failback.source_on
+
+
+_ELSEWHERE: dict[str, object] = {"location": AlternateLocation("ds2", host="esx-2"), "instance_uuid": "uuid-of-the-new-vm"}
+_FIRST_COPY = ["survey_failed_over", "snapshot_target", "plan_changes", "send_back", "write_back", "verify_back"]
+
+
+async def test_to_another_place_all_that_azure_holds_is_copied_once_and_then_deltas_follow(bench: Bench, steps: Steps) -> None:
+    job = await reprotect(bench, **_ELSEWHERE, reconnect_nics=(4000,))
+    await steps.until(lambda: "discard_back" in steps.done)
+    await job.signal(names.REVERSE_NOW)
+    await steps.until(lambda: steps.done.count("discard_back") == 2)
+    await job.signal(names.FINISH_REVERSE, FinishReverse(keep=True))
+    report = await bench.report()
+    assert steps.done == ["make_vm", "prepare_failback", *_FIRST_COPY, *_TIDY, *_DELTA, *_TIDY]
+    assert (steps.of("make_vm")[0].instance_uuid, steps.of("make_vm")[0].reconnect_nics) == ("uuid-of-the-new-vm", (4000,))
+    assert [bool(request.base) for request in steps.of("plan_changes")] == [False, True]
+    at_site = [steps.of(step)[0].replication for step in ("prepare_failback", "write_back")]
+    assert {one.ref.instance_uuid for one in at_site} == {"uuid-of-the-new-vm"}
+    assert {disk.uuid for one in at_site for disk in one.disks} == {f"{DISK.uuid}-new"}
+    assert report.reverse is not None and report.reverse.made is not None and report.reverse.base is not None
+
+
+async def test_a_first_copy_that_was_begun_and_failed_is_compared(bench: Bench, steps: Steps) -> None:
+    steps.fails["verify_back"] = [ErrorKind.COVERAGE_MISMATCH]
+    job = await reprotect(bench, **_ELSEWHERE)
+    await steps.until(lambda: steps.done.count("discard_back") == 1)
+    await job.signal(names.REVERSE_NOW)
+    await steps.until(lambda: steps.done.count("discard_back") == 2)
+    await job.signal(names.FINISH_REVERSE, FinishReverse(keep=True))
+    assert (await bench.report()).error is None
+    assert steps.done.count("plan_changes") == 1 and "compare_site" in steps.done
+
+
+async def test_a_first_copy_that_has_planned_nothing_yet_is_still_one(bench: Bench, steps: Steps) -> None:
+    steps.fails["snapshot_target"] = [ErrorKind.AZURE_QUOTA]
+    job = await reprotect(bench, **_ELSEWHERE)
+    await steps.until(lambda: steps.done.count("discard_back") == 1)
+    await job.signal(names.REVERSE_NOW)
+    await steps.until(lambda: steps.done.count("discard_back") == 2)
+    await job.signal(names.FINISH_REVERSE, FinishReverse(keep=True))
+    await bench.report()
+    assert "compare_site" not in steps.done and not steps.of("plan_changes")[0].base
+
+
+async def test_disks_that_somebody_may_have_written_to_are_compared_though_they_are_new(bench: Bench, steps: Steps) -> None:
+    steps.pristine = False
+    job = await reprotect(bench, **_ELSEWHERE)
+    await steps.until(lambda: "discard_back" in steps.done)
+    await job.signal(names.FINISH_REVERSE, FinishReverse(keep=True))
+    await bench.report()
+    assert steps.done == ["make_vm", "prepare_failback", *_FULL, *_TIDY]
+
+
+async def test_undoing_deletes_the_vm_that_was_made_and_those_that_were_left(bench: Bench, steps: Steps) -> None:
+    job = await reprotect(bench, **_ELSEWHERE, delete_first=("left",))
+    await steps.until(lambda: "discard_back" in steps.done)
+    await job.signal(names.FINISH_REVERSE, FinishReverse(keep=False))
+    report = await bench.report()
+    assert steps.done[:3] == ["delete_made_vm", "make_vm", "prepare_failback"]
+    assert steps.done[-5:] == ["drop_snapshots", "forget_site", "delete_made_vm", "delete_made_vm", "release_failback"]
+    assert [request.instance_uuid for request in steps.of("delete_made_vm")] == ["left", "left", "uuid-of-the-new-vm"]
+    assert report.reverse is not None and report.reverse.undone
+
+
+async def test_a_vm_that_was_to_be_made_is_deleted_although_nobody_told_that_it_was(bench: Bench, steps: Steps) -> None:
+    steps.fails["make_vm"] = [ErrorKind.OPERATION_REFUSED]
+    await reprotect(bench, **_ELSEWHERE)
+    report = await bench.report()
+    assert report.error is not None and report.error.kind is ErrorKind.OPERATION_REFUSED
+    assert [request.instance_uuid for request in steps.of("delete_made_vm")] == ["uuid-of-the-new-vm"]

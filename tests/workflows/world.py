@@ -167,6 +167,12 @@ class World:
     """The most VMs that held a snapshot at a time."""
     seed_number: Counter[str] = field(default_factory=Counter)
     """Replication id to the number on its seed disks."""
+    made_at_site: dict[str, str] = field(default_factory=dict)
+    """Instance UUID to name of each VM that was made at another place, and neither deleted nor kept for good."""
+    kept_at_site: list[str] = field(default_factory=list)
+    """Instance UUIDs of those that stay."""
+    pristine: bool = True
+    """Nobody writes to the disks of such a VM before the first pass."""
     records: dict[str, ReplicateVmInput] = field(default_factory=dict)
     """Replication id to its commit record."""
     page_records: int = 1000

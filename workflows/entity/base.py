@@ -55,6 +55,8 @@ class Entity(RecoveryCommands):
         self._unanswered: set[str] = set()
         self._beside: list[asyncio.Task[None]] = []
         """What runs beside the procedure: tests, the watch over the RPO, other workflows' requests."""
+        self._moved_to = ""
+        """The workflow id under which the replication goes on, once its VM came home to another place."""
         self._reverse_watch: tuple[str, asyncio.Task[None]] | None = None
         """What this run has started to replicate back to the site: its workflow id, and its end."""
         self._settling = False

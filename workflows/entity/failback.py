@@ -5,6 +5,7 @@
 
 import asyncio
 import dataclasses
+from abc import abstractmethod
 from datetime import timedelta
 from typing import Any
 
@@ -24,7 +25,9 @@ from workflows.messages.job import JobReport
 from workflows.messages.operator_input import RepairOptions
 from workflows.messages.replication_state import FailureView
 from workflows.messages.reverse import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
+from workflows.messages.reverse_records import MadeVm
 from workflows.reporting import is_running
+from workflows.reverse.steps import at_place
 from workflows.steps import failure_of, health_error
 
 _R, _M, _S = ReplicationState, MigrationState, DrState
@@ -44,7 +47,10 @@ class EntityFailback(EntityFailover):
             case DrOperation.REPROTECT:
                 before = self._has_reverse()
                 self._retry = self._retry or self._commit_has_failed()  # it waits behind the commit, which is tried again
-                self._change_reverse(ReverseCopy(argument, start_target=before is not None and before.start_target))
+                start_target = before is not None and before.start_target
+                self._change_reverse(
+                    ReverseCopy(argument, start_target=start_target, left_vms=before.vms_to_delete if before is not None else ())
+                )
                 s.replication_state = ReverseState.REPROTECT_IN_PROGRESS
                 s.health = ()
             case DrOperation.FAILBACK:
@@ -104,6 +110,8 @@ class EntityFailback(EntityFailover):
         assert failover is not None
         s.jobs_minted += 1
         job_id = names.reprotect_id(workflow.info().workflow_id, s.jobs_minted)
+        if reverse.options.location is not None and not reverse.site_vm:
+            reverse = dataclasses.replace(reverse, site_vm=str(workflow.uuid4()))
         start = ReprotectInput(
             entity_id=workflow.info().workflow_id,
             replication=self._replication,
@@ -116,6 +124,11 @@ class EntityFailback(EntityFailover):
             base=reverse.base,
             start_target=reverse.start_target,
             policy=self._failback_policy(),
+            location=reverse.options.location,
+            instance_uuid=reverse.site_vm,
+            made=reverse.made,
+            delete_first=reverse.left_vms,
+            reconnect_nics=s.guarded_nics,
         )
         self._change_reverse(dataclasses.replace(reverse, to_start=False, job_id=job_id, policy=start.policy, undone=False))
         s.job_id = job_id
@@ -171,6 +184,7 @@ class EntityFailback(EntityFailover):
                     next_due=progress.next_due,
                     information=progress.information,
                     start_target=False,
+                    made=progress.made or reverse.made,
                 )
             )
             ready = progress.base is not None
@@ -185,7 +199,10 @@ class EntityFailback(EntityFailover):
         ended = FailureView(ErrorKind.INTERRUPTED, "Replication back to the site was ended from outside.")
         s.health = (report.error or health_error(ended, workflow.now(), retried=False),)
         undone = report.reverse is not None and report.reverse.undone
-        self._change_reverse(dataclasses.replace(reverse, job_id="", base=None, undone=undone))
+        information = report.reverse.information if report.reverse is not None else reverse.information
+        self._change_reverse(
+            dataclasses.replace(reverse, job_id="", base=None, undone=undone, made=None, information=information)
+        )
         s.migration_state, s.replication_state = _S.COMMITTED, _R.NONE
         self._percent = None
         self._say("the VM runs in Azure; reprotect was not done or has ended: send it again, or complete")
@@ -249,6 +266,7 @@ class EntityFailback(EntityFailover):
                 job_id="",
                 base=made.base if made is not None else None,
                 nics_at_power_on=made.nics_at_power_on if made is not None else (),
+                made=self._reverse().made or (made.made if made is not None else None),
             )
             self._change_reverse(reverse)
         if reverse.base is None:
@@ -268,9 +286,10 @@ class EntityFailback(EntityFailover):
         await self._record()
         failover = s.failover
         assert failover is not None and reverse.base is not None
-        start = FailbackInput(
-            workflow.info().workflow_id, self._replication, failover.target, self.profile(), reverse.base, s.guarded_nics
-        )
+        here, nics = self._replication, s.guarded_nics
+        if reverse.made is not None:
+            here, nics = at_place(self._replication, reverse.made), ()
+        start = FailbackInput(workflow.info().workflow_id, here, failover.target, self.profile(), reverse.base, nics)
         report = await self._run_job(names.FAILBACK_VM, start, reverse.failback_job, "failback", cut_by_stop=False)
         self._note_failback(reverse, report)
         await self._record()
@@ -310,6 +329,8 @@ class EntityFailback(EntityFailover):
         await self._record()
         try:
             await commit_failback(self._replication, failover.target, failover.made)
+            if reverse.made is not None:
+                await self._let_original_go(reverse.made)
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
@@ -322,7 +343,17 @@ class EntityFailback(EntityFailover):
         s.health = ()
         self._ask_for_resync(RepairOptions(reset_tracking=True, reason="the VM came home"))
         self._say("the failback is committed; the replica is resynchronised by checksums")
+        if reverse.made is not None:
+            self._move_to(reverse.made)
         await self._record()
+
+    @abstractmethod
+    async def _let_original_go(self, made: MadeVm) -> None:
+        """Let the VM that was made at another place stay, and give the one that it came from back."""
+
+    @abstractmethod
+    def _move_to(self, made: MadeVm) -> None:
+        """Take that VM for the replicated one from now on."""
 
     async def _leave_way_back(self) -> None:
         """Before replication ends: undo what replicates back."""
@@ -332,4 +363,4 @@ class EntityFailback(EntityFailover):
         self._say("ending replication back to the site")
         report = await self._end_reprotect(keep=False)
         undone = report is not None and report.reverse is not None and report.reverse.undone
-        self._change_reverse(dataclasses.replace(self._reverse(), job_id="", base=None, undone=undone))
+        self._change_reverse(dataclasses.replace(self._reverse(), job_id="", base=None, undone=undone, made=None))

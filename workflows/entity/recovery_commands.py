@@ -6,6 +6,7 @@ from typing import Any
 from temporalio import workflow
 
 from deltaferry.planning.dr_states import AnyOperation, DrOperation
+from deltaferry.planning.elsewhere import objection_to
 from deltaferry.planning.policy import Schedule, contradictions
 from deltaferry.planning.retention import PointChoice, parse_choice
 from deltaferry.planning.transitions import Verdict
@@ -34,7 +35,11 @@ _CLEAN_UP = 'input: {"test": 1, "reason": "why"} or nothing for all'
 _FAILOVER = f'input: {{"point": "latest", "shut_down_source": true, "reason": "why"}} or nothing; a point: {_POINT}'
 _PLANNED = 'input: as of migrate_now, {"shutdown_timeout": "PT10M", "allow_power_off": false, "reason": "why"}, or nothing'
 _CHANGE = f'input: {{"point": "2026-11-22T12:00:00Z", "reason": "why"}}; a point: {_POINT}'
-_REPROTECT = 'input: {"confirm_losses": false, "power_off_source": false, "reason": "why"} or nothing'
+_LOCATION = '{"datastore": "ds2", "host": "esx-2", "folder": "/prod", "name": "web-01", "networks": {"VM Network": "prod"}}'
+_REPROTECT = (
+    'input: {"confirm_losses": false, "power_off_source": false, "reason": "why"} or nothing; '
+    f'for a new VM at another place besides "location": {_LOCATION}'
+)
 _POLICY = 'input: {"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D"}'
 
 
@@ -56,6 +61,8 @@ class RecoveryCommands(ReplicationCommands):
         if isinstance(argument, TestOptions | FailoverOptions | ChangePointOptions):
             choice = parse_choice(argument.point)
             return choice if isinstance(choice, str) else self._unshared(choice)
+        if isinstance(argument, ReprotectOptions) and argument.location is not None:
+            return objection_to(argument.location.host, argument.location.cluster)
         if isinstance(argument, PolicyOptions):
             return " ".join(contradictions(argument.policy(), self.schedule()))
         return ""

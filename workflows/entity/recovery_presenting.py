@@ -37,10 +37,16 @@ def view_of_failover(failover: FailoverState | None) -> FailoverView | None:
         running_at=failover.running_at,
         committed_at=failover.committed_at,
         phases=failover.phases,
-        information=(*failover.information, *(reverse.information if reverse is not None else ())),
+        information=(
+            *failover.information,
+            *(reverse.made.information if reverse is not None and reverse.made is not None else ()),
+            *(reverse.information if reverse is not None else ()),
+        ),
         home_as_of=reverse.base.taken_at if reverse is not None and reverse.base is not None else None,
         home_phases=reverse.phases if reverse is not None else (),
         home_sent_bytes=reverse.last.bytes_sent if reverse is not None and reverse.last is not None else 0,
+        home_vm=reverse.made.name if reverse is not None and reverse.made is not None else "",
+        home_vm_uuid=reverse.made.instance_uuid if reverse is not None and reverse.made is not None else "",
     )
 
 
@@ -89,7 +95,8 @@ def _failover_sentence(failover: FailoverView) -> str:
         return f"{kind}, asked for at {_time(failover.requested_at)}"
     point = f"from the point of {_time(failover.point_taken_at)}"
     ended = f"committed at {_time(failover.committed_at)}" if failover.committed_at is not None else "not committed"
-    home = f"; the disks at the site are as of {_time(failover.home_as_of)}" if failover.home_as_of is not None else ""
+    vm = f" of {failover.home_vm} ({failover.home_vm_uuid}), which was made for it," if failover.home_vm else ""
+    home = f"; the disks at the site{vm} are as of {_time(failover.home_as_of)}" if failover.home_as_of is not None else ""
     return f"{kind}, {point}; {failover.vm_id} runs since {_time(failover.running_at)}; {ended}{home}"
 
 

@@ -9,7 +9,7 @@ from temporalio.exceptions import FailureError
 from deltaferry.model.states import JobOutcome, Operation, ReplicationState
 from deltaferry.planning.dr_states import AnyOperation, DrOperation, DrState
 from workflows import names
-from workflows.entity.failback import EntityFailback
+from workflows.entity.elsewhere import EntityElsewhere
 from workflows.messages.dr_state import ServedRequest
 from workflows.messages.operator_input import (
     ChangePointOptions,
@@ -46,7 +46,7 @@ _INPUTS: dict[AnyOperation, type[Any]] = {
 """What a service may ask for, and what it sends with it."""
 
 
-class EntityRequests(EntityFailback):
+class EntityRequests(EntityElsewhere):
     """Takes requests, and answers them twice: when they are judged, and when what they began has ended."""
 
     @workflow.signal(name=names.OPERATION_WANTED, description="Sent by a recovery plan: it asks for an operation.")

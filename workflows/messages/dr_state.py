@@ -8,7 +8,7 @@ from deltaferry.model.recovery_points import RecoveryPointRecord
 from deltaferry.model.states import HealthError, JobOutcome, ReplicationState
 from deltaferry.planning.dr_states import AnyReplicationState, DrState
 from workflows.messages.operator_input import FailoverOptions, ReprotectOptions, TargetProperties, TestOptions
-from workflows.messages.reverse_records import PassRecord, ReverseBase
+from workflows.messages.reverse_records import MadeVm, PassRecord, ReverseBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,19 @@ class ReverseCopy:
     """All that replicating back made or changed was undone when it ended; else that is done before replication ends."""
     to_commit: bool = False
     """The failback is accepted as final: what is left in Azure is to be deleted."""
+    site_vm: str = ""
+    """Instance UUID of the VM that is made at another place, known before it exists; empty where the original is written to."""
+    made: MadeVm | None = None
+    """That VM, once it exists."""
+    left_vms: tuple[str, ...] = ()
+    """Instance UUIDs of VMs that earlier tries have made, or may have, and could not delete."""
+
+    @property
+    def vms_to_delete(self) -> tuple[str, ...]:
+        """Instance UUIDs of all VMs that were made at another place, or may have been, and are not known to be deleted."""
+        if self.undone:
+            return ()
+        return (*self.left_vms, *((self.site_vm,) if self.site_vm else ()))
 
 
 @dataclass(frozen=True, slots=True)

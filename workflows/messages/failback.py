@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from deltaferry.model.replication import DiskBase, PlanRef
-from workflows.messages.operator_input import TargetProperties
+from workflows.messages.operator_input import AlternateLocation, TargetProperties
 from workflows.messages.replication_state import DiskPosition, Replication
+from workflows.messages.reverse_records import MadeVm
 from workflows.messages.step import ChunkDisk, SentChunk
 
 
@@ -26,6 +27,37 @@ class PreparedFailback:
     nics_at_power_on: tuple[int, ...]
     host: str = ""
     """Whose NFC service the writes go through."""
+
+
+@dataclass(frozen=True, slots=True)
+class MakeVmInput:
+    """Make a VM at another place of the site."""
+
+    replication: Replication
+    """With the VM that it came from."""
+    location: AlternateLocation
+    instance_uuid: str
+    """Which the new VM shall have: it is known before the VM is."""
+    power_off: bool = False
+    """Power the VM that it came from off where it is on; otherwise that is refused."""
+    reconnect_nics: tuple[int, ...] = ()
+    """Its adapters that the failover had disconnected at power-on: the new VM's connect."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnMadeVm:
+    """A step on the VM that was made at another place, or was to be."""
+
+    replication: Replication
+    instance_uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class KeepMadeVmInput:
+    """The failback to another place is committed: the VM stays."""
+
+    replication: Replication
+    made: MadeVm
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,6 +158,30 @@ class ChangePointOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class AlternateLocation:
+    """Another place at the site for a VM that comes home: `{"datastore": "ds2", "host": "esx-2"}` is enough.
+
+    A new VM is made there, as the one that it came from was. Either `host` or `cluster` is given.
+    """
+
+    __pydantic_config__ = _STRICT
+
+    datastore: _Word
+    host: _Word | None = None
+    """The ESXi host that the VM is made on."""
+    cluster: _Word | None = None
+    """The cluster; the VM is made on one of its hosts that mounts the datastore."""
+    resource_pool: _Word | None = None
+    """A resource pool of that host or cluster; its own where left out."""
+    folder: _Word | None = None
+    """Path below the datacenter's VM folder, such as `/prod/web`; that folder itself where left out."""
+    name: _Word | None = None
+    """The new VM's name; that of the old one where left out."""
+    networks: dict[str, _Word] = field(default_factory=dict)
+    """From a network that the VM was on to the one that it shall be on, by their names at the site; the others stay as they are."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReprotectOptions:
     """How to replicate a failed-over VM back to its site."""
 
@@ -168,6 +192,8 @@ class ReprotectOptions:
     power_off_source: bool = False
     """Power the source VM off where it runs: its disks are written to."""
     reason: str = ""
+    location: AlternateLocation | None = None
+    """Make a new VM there, and leave the one that it came from as it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.replication import DiskBase, PlanRef
 from deltaferry.model.states import HealthError, JobOutcome
 from workflows.messages.failback import Losses
-from workflows.messages.operator_input import TargetProperties
+from workflows.messages.operator_input import AlternateLocation, TargetProperties
 from workflows.messages.replication_state import DiskPosition, Replication
-from workflows.messages.reverse_records import PassRecord, ReverseBase
+from workflows.messages.reverse_records import MadeVm, PassRecord, ReverseBase
 from workflows.messages.site import SiteProfile
 
 
@@ -57,6 +57,16 @@ class ReprotectInput:
     start_target: bool = False
     """Start the VM in Azure first: a failback had stopped it."""
     carried: "ReprotectCarried | None" = None
+    location: AlternateLocation | None = None
+    """Where a new VM is made; None: the VM that it came from is written to."""
+    instance_uuid: str = ""
+    """Of the new VM; empty without a location."""
+    made: MadeVm | None = None
+    """The new VM, where a job before this one has made it."""
+    delete_first: tuple[str, ...] = ()
+    """Instance UUIDs of VMs that earlier jobs have made, or may have, and could not delete."""
+    reconnect_nics: tuple[int, ...] = ()
+    """NICs of the VM at the site that the failover had disconnected at power-on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +81,9 @@ class ReprotectCarried:
     information: tuple[str, ...] = ()
     nics_at_power_on: tuple[int, ...] = ()
     host: str = ""
+    made: MadeVm | None = None
+    pristine: bool = False
+    """The disks of the VM that was made are empty still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +107,7 @@ class ReverseProgress:
     information: tuple[str, ...] = ()
     error: HealthError | None = None
     """What the last pass failed with; another one follows by itself."""
+    made: MadeVm | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +123,8 @@ class ReverseReport:
     nics_at_power_on: tuple[int, ...] = ()
     """Of the VM at the site."""
     undone: bool = False
-    """Its snapshots in Azure are deleted, and the mark is taken off the VM at the site."""
+    """Its snapshots in Azure are deleted, and the mark is taken off the VM at the site, or the VM that was made is deleted."""
+    made: MadeVm | None = None
 
 
 @dataclass(frozen=True, slots=True)

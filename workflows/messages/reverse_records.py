@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from deltaferry.model.replication import ReplicatedDisk
+from workflows.messages.site import Placement
+
 
 @dataclass(frozen=True, slots=True)
 class ReverseBase:
@@ -16,6 +19,21 @@ class ReverseBase:
     """(disk key, name of the managed disk's snapshot)."""
     disks: tuple[tuple[int, str], ...]
     """(disk key, resource id of the managed disk)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeVm:
+    """The VM that was made at another place of the site, for a VM that comes home there."""
+
+    instance_uuid: str
+    name: str
+    disks: tuple[ReplicatedDisk, ...]
+    """With the keys of the disks that they are the counterparts of, and UUIDs of their own."""
+    placement: Placement
+    pristine: bool
+    """Its disks are as they were made: nobody has written to them."""
+    information: tuple[str, ...] = ()
+    """Sentences: what differs from the VM that it came from, and what became of that one."""
 
 
 @dataclass(frozen=True, slots=True)

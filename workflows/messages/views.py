@@ -57,6 +57,10 @@ class FailoverView:
     """Of the failback."""
     home_sent_bytes: int = 0
     """By the last pass back to the site."""
+    home_vm: str = ""
+    """Name of the VM that was made at another place of the site; empty where it comes home to the one that it came from."""
+    home_vm_uuid: str = ""
+    """That VM's instance UUID."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,11 @@ class ReversePass:
         lane: SiteLane,
         base: ReverseBase | None,
         state: PassState,
+        *,
+        pristine: bool = False,
     ) -> None:
+        """`pristine`: the site's disks are new and empty, so that nothing has to be compared: what Azure's hold is sent."""
+        self._pristine = pristine and base is None
         self._replication = replication
         self._target = target
         self._lane = lane
@@ -65,11 +69,16 @@ class ReversePass:
         return self._base is None
 
     @property
+    def is_first_copy(self) -> bool:
+        """Whether it copies to empty disks, and compares nothing."""
+        return self._pristine
+
+    @property
     def percent(self) -> float:
         """How far it is."""
         s = self.state
         return progress_of(
-            full=self.is_full,
+            full=self.is_full and not self._pristine,
             total_bytes=sum(self._capacities.values()),
             hashed_bytes=sum(part.position_bytes for part in s.hashed),
             compared_bytes=sum(part.position_bytes for part in s.compared),
@@ -89,6 +98,8 @@ class ReversePass:
             await self._take_snapshots()
         elif not s.plans and self._base is not None:
             await self._plan_changes(self._base)
+        elif not s.plans and self._pristine:
+            await self._plan_changes(None)
         elif not s.plans and self._is_short(s.hashed):
             await self._hash()
         elif not s.plans and self._is_short(s.compared):
@@ -151,11 +162,13 @@ class ReversePass:
         start = tuple(DiskPosition(disk.key, 0) for disk in self._replication.disks) if self._base is None else ()
         self._note(disks=survey.disks, snapshots=taken.snapshots, taken_at=taken.taken_at, hashed=start, compared=start)
 
-    async def _plan_changes(self, base: ReverseBase) -> None:
+    async def _plan_changes(self, base: ReverseBase | None) -> None:
+        """Plan the pages that differ from the base's; without one, all that the snapshots hold."""
         s = self.state
+        before = base.snapshots if base is not None else ()
         planned = await perform(
             FailbackReading.plan_changes,
-            PlanChangesInput(self._replication, self._target, s.cycle_key, s.snapshots, base.snapshots),
+            PlanChangesInput(self._replication, self._target, s.cycle_key, s.snapshots, before),
             queue=names.apply_queue(self._replication.ref.target),
             limits=VERIFY,
             summary=f"pass {s.number}: what changed in Azure",

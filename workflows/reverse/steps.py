@@ -1,15 +1,27 @@
 """Single steps of the reverse direction that more than one procedure takes."""
 
+import dataclasses
+
 from temporalio import workflow
 
+from activities.failback_elsewhere import FailbackElsewhere
 from activities.failback_site import FailbackSite
 from activities.failback_target import FailbackTarget
 from activities.failback_verification import FailbackVerification
 from workflows import names
-from workflows.messages.failback import DiscardBackInput, DropSnapshotsInput, OnTarget, TargetSurvey
+from workflows.messages.failback import (
+    DiscardBackInput,
+    DropSnapshotsInput,
+    KeepMadeVmInput,
+    MakeVmInput,
+    OnMadeVm,
+    OnTarget,
+    TargetSurvey,
+)
 from workflows.messages.operator_input import TargetProperties
 from workflows.messages.replication_state import Replication
 from workflows.messages.reverse import PassState
+from workflows.messages.reverse_records import MadeVm
 from workflows.messages.step import OnReplication
 from workflows.policies import AZURE, PREPARE, VERIFY
 from workflows.steps import perform
@@ -59,13 +71,61 @@ async def forget_site(replication: Replication) -> None:
     )
 
 
-async def undo_reverse(replication: Replication, target: TargetProperties) -> None:
-    """Undo all of reprotect: its snapshots in Azure, and the mark on the VM at the site, last.
+def at_place(replication: Replication, made: MadeVm) -> Replication:
+    """Return the replication with the VM that was made at another place, for all that is done at the site."""
+    return dataclasses.replace(
+        replication, ref=dataclasses.replace(replication.ref, instance_uuid=made.instance_uuid), disks=made.disks
+    )
 
+
+async def make_vm(request: MakeVmInput) -> MadeVm:
+    """Have the VM at another place made."""
+    return await perform(
+        FailbackElsewhere.make_vm,
+        request,
+        queue=names.vsphere_queue(request.replication.ref.site),
+        limits=PREPARE,
+        summary="make a VM at the other place",
+    )
+
+
+async def delete_made_vm(replication: Replication, instance_uuid: str) -> None:
+    """Delete a VM that was made at another place."""
+    await perform(
+        FailbackElsewhere.delete_made_vm,
+        OnMadeVm(replication, instance_uuid),
+        queue=names.vsphere_queue(replication.ref.site),
+        limits=PREPARE,
+        summary="delete the VM that was made at the other place",
+    )
+
+
+async def keep_made_vm(replication: Replication, made: MadeVm) -> None:
+    """Let a VM that was made at another place stay for good."""
+    await perform(
+        FailbackElsewhere.keep_made_vm,
+        KeepMadeVmInput(replication, made),
+        queue=names.vsphere_queue(replication.ref.site),
+        limits=PREPARE,
+        summary="let the VM that was made stay",
+    )
+
+
+async def undo_reverse(replication: Replication, target: TargetProperties, made: tuple[str, ...] = ()) -> None:
+    """Undo all of reprotect: its snapshots in Azure, and what it did at the site, last.
+
+    That is the VMs that were made at another place, by their instance UUIDs, and the mark on the VM that it came from.
     `ReprotectVm` does so itself; where it could not, or was ended from outside, the end of the replication does.
     """
     await drop_snapshots(replication, target)
     await forget_site(replication)
+    for instance_uuid in made:
+        await delete_made_vm(replication, instance_uuid)
+    await release_mark(replication)
+
+
+async def release_mark(replication: Replication) -> None:
+    """Take the failback mark off the VM at the site; no-op without one."""
     await perform(
         FailbackSite.release_failback,
         OnReplication(replication),

@@ -4,16 +4,23 @@ import uuid
 from typing import Any
 
 import pytest
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from tests.unit.lab_vcenter_disk.wire import WireClient
 from tests.unit.lab_vcenter_soap.running import MIB, Lab
 
 
-def disk(capacity: int, key: int = -1, file_name: str = "", operation: str = "create") -> Any:
+def disk(
+    capacity: int, key: int = -1, file_name: str = "", operation: str = "create", controller: int = -100, unit: int | None = None
+) -> Any:
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(diskMode="persistent", thinProvisioned=True, fileName=file_name)
     device = vim.vm.device.VirtualDisk(
-        key=key, capacityInKB=capacity // 1024, capacityInBytes=capacity, backing=backing, controllerKey=-100
+        key=key,
+        capacityInKB=capacity // 1024,
+        capacityInBytes=capacity,
+        backing=backing,
+        controllerKey=controller,
+        unitNumber=unit,
     )
     return vim.vm.device.VirtualDeviceSpec(operation="add", fileOperation=operation, device=device)
 
@@ -31,13 +38,14 @@ def adapter(network: str, *, connected: bool = True, mac: str = "") -> Any:
     return vim.vm.device.VirtualDeviceSpec(operation="add", device=device)
 
 
-def controller() -> Any:
-    return vim.vm.device.VirtualDeviceSpec(
-        operation="add", device=vim.vm.device.ParaVirtualSCSIController(key=-100, busNumber=0, sharedBus="noSharing")
-    )
+def controller(kind: str = "ParaVirtualSCSIController", key: int = -100, bus: int = 0) -> Any:
+    device = getattr(vim.vm.device, kind)(key=key, busNumber=bus)
+    if isinstance(device, vim.vm.device.VirtualSCSIController):
+        device.sharedBus = "noSharing"
+    return vim.vm.device.VirtualDeviceSpec(operation="add", device=device)
 
 
-def create(lab: Lab, name: str, *changes: Any, datastore: str = "ds2") -> Any:
+def create(lab: Lab, name: str, *changes: Any, datastore: str = "ds2", **values: Any) -> Any:
     centre = lab.content.rootFolder.childEntity[0]
     cluster = centre.hostFolder.childEntity[0]
     config = vim.vm.ConfigSpec(
@@ -52,6 +60,8 @@ def create(lab: Lab, name: str, *changes: Any, datastore: str = "ds2") -> Any:
         extraConfig=[vim.option.OptionValue(key="deltaferry.claim", value="x")],
         deviceChange=list(changes),
     )
+    for field, value in values.items():
+        setattr(config, field, value)
     return lab.run(centre.vmFolder.CreateVM_Task(config=config, pool=cluster.resourcePool, host=cluster.host[1]))
 
 
@@ -96,6 +106,11 @@ def test_a_vm_is_made_elsewhere_written_while_off_and_powered_on(lab: Lab) -> No
         ((disk(MIB, operation="replace"),), "ds2", vim.fault.InvalidDeviceSpec),
         ((disk(MIB, file_name="[ds1] other/other.vmdk"),), "ds2", vim.fault.InvalidDeviceBacking),
         ((adapter("no such network"),), "ds2", vim.fault.InvalidDeviceBacking),
+        ((disk(MIB),), "ds2", vim.fault.InvalidDeviceSpec),
+        ((controller(), controller("VirtualLsiLogicController", -101)), "ds2", vim.fault.InvalidDeviceSpec),
+        ((controller(bus=4),), "ds2", vim.fault.InvalidDeviceSpec),
+        ((controller(), disk(MIB, unit=7)), "ds2", vim.fault.InvalidDeviceSpec),
+        ((controller(), disk(MIB, unit=1), disk(MIB, -3, unit=1)), "ds2", vim.fault.InvalidDeviceSpec),
     ],
 )
 def test_what_a_new_vm_names_must_exist(lab: Lab, changes: tuple[Any, ...], datastore: str, fault: type[Exception]) -> None:
@@ -105,14 +120,61 @@ def test_what_a_new_vm_names_must_exist(lab: Lab, changes: tuple[Any, ...], data
     assert len(lab.control.state().vms) == before
 
 
-def test_two_vms_of_a_folder_have_two_names(lab: Lab) -> None:
+@pytest.mark.parametrize("name", ["web-01", "WEB-01"])
+def test_two_vms_of_a_folder_have_two_names_that_differ_by_more_than_case(lab: Lab, name: str) -> None:
     with pytest.raises(vim.fault.DuplicateName):
-        create(lab, "web-01")
+        create(lab, name)
+
+
+def test_disks_are_numbered_by_the_slots_of_their_controllers_and_adapters_keep_their_kind(lab: Lab) -> None:
+    nic = adapter("backup")
+    nic.device = vim.vm.device.VirtualE1000e(key=-2, backing=nic.device.backing)
+    changes = [
+        *(controller("VirtualLsiLogicSASController", -100), controller("VirtualAHCIController", -101, 1), nic),
+        *(disk(MIB, -1, unit=5), disk(MIB, -2, controller=-101, unit=3), disk(MIB, -3), disk(MIB, -4, controller=200)),
+    ]
+    vm = create(lab, name_of("slots"), *changes, numCoresPerSocket=2)
+    found = {one.key: (one.controllerKey, one.unitNumber) for one in devices(vm, vim.vm.device.VirtualDisk)}
+    assert found == {2005: (1000, 5), 16033: (15001, 3), 2000: (1000, 0), 3000: (200, 0)}
+    assert len(devices(vm, vim.vm.device.VirtualLsiLogicSASController)) == len(devices(vm, vim.vm.device.VirtualE1000e)) == 1
+    assert vm.config.hardware.numCoresPerSocket == 2
+    lab.run(vm.Destroy_Task())
+
+
+@pytest.mark.parametrize(
+    ("values", "wrong"),
+    [
+        ({"memoryMB": 513}, "configSpec.memoryMB"),
+        ({"numCPUs": 3, "numCoresPerSocket": 2}, "configSpec.numCoresPerSocket"),
+        ({"files": None}, "configSpec.files"),
+    ],
+)
+def test_a_specification_that_contradicts_itself_is_refused(lab: Lab, values: dict[str, Any], wrong: str) -> None:
+    with pytest.raises(vmodl.fault.InvalidArgument) as refused:
+        create(lab, name_of("odd"), **values)
+    assert refused.value.invalidProperty == wrong
+
+
+def test_an_instance_uuid_that_is_taken_is_replaced_by_a_new_one(lab: Lab) -> None:
+    wanted = str(uuid.uuid4())
+    first, second = (create(lab, name_of("twin"), instanceUuid=wanted) for _ in range(2))
+    assert first.config.instanceUuid == wanted and second.config.instanceUuid != wanted
+    for vm in (first, second):
+        lab.run(vm.Destroy_Task())
+
+
+def test_a_datastore_that_is_full_takes_no_vm(fresh_lab: Lab) -> None:
+    fresh_lab.control.fill_datastore("ds2", 0)
+    try:
+        with pytest.raises(vim.fault.NoDiskSpace):
+            create(fresh_lab, name_of("full"))
+    finally:
+        fresh_lab.control.fill_datastore("ds2", None)
 
 
 def test_disks_and_adapters_are_added_and_removed(fresh_lab: Lab) -> None:
     lab, vm = fresh_lab, fresh_lab.vm()
-    lab.run(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[disk(MIB), adapter("backup", connected=False)])))
+    lab.run(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[disk(MIB, controller=1000), adapter("backup", connected=False)])))
     disks, nics = devices(vm, vim.vm.device.VirtualDisk), devices(vm, vim.vm.device.VirtualEthernetCard)
     assert (len(disks), disks[-1].capacityInBytes, len(nics), nics[-1].connectable.connected) == (3, MIB, 3, False)
     gone = [

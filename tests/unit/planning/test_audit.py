@@ -427,3 +427,30 @@ def test_every_finding_says_what_where_and_what_to_do(things: Seen, existing: Ex
 def test_the_longer_the_grace_time_the_fewer_findings(things: Seen, existing: Existing) -> None:
     keys = [{(f.code, f.key) for f in judge(things, existing, NOW, grace)} for grace in (timedelta(0), timedelta(days=1))]
     assert {code for code, _ in keys[1]} & {SNAPSHOT, LOG, LEASE} <= {code for code, _ in keys[0]} & {SNAPSHOT, LOG, LEASE}
+
+
+KNOWN = replace(OURS, instance_uuid="vm-0", made_vms=(UUID,))
+FORGOTTEN = replace(OURS, instance_uuid="vm-0", made_vms=("vm-9",))
+
+
+@pytest.mark.parametrize(
+    ("existing", "told"),
+    [
+        (NOBODY, "which neither runs"),
+        (replace(NOBODY, recorded=(KNOWN,)), ""),
+        (replace(WORKING, recorded=(KNOWN,)), ""),
+        (replace(WORKING, recorded=(FORGOTTEN,)), "which does not know of it"),
+        (replace(PARKED, recorded=(FORGOTTEN,)), "which does not know of it"),
+        (replace(NOBODY, recorded=(FORGOTTEN,)), "which does not know of it"),
+        (WORKING, ""),
+        (UNREADABLE, ""),
+        (ENDED, ""),
+    ],
+)
+def test_a_vm_that_was_made_and_that_nobody_knows_is_reported_and_never_deleted(existing: Existing, told: str) -> None:
+    vm = SeenVm(UUID, "web-home", OURS, False, (), made=OURS)
+    source = SeenSource(AUDIT_VERSION, NOW, (vm,))
+    found = judge(Seen(source, SeenTarget(AUDIT_VERSION, (), (), (), ()), ()), existing, NOW, GRACE)
+    of_vm = [one for one in found if one.where == "VM web-home"]
+    assert [(one.code, one.verdict) for one in of_vm] == ([(FindingCode.MADE_VM, Verdict.REPORT)] if told else [])
+    assert all(told in one.what for one in of_vm)
