@@ -18,8 +18,7 @@ from console.session import Session
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.policy import ReplicationPolicy
 from deltaferry.planning.phrases import duration_text
-from deltaferry.planning.policy import Schedule, cautions
-from deltaferry.planning.schedule import MAXIMUM_INTERVAL
+from deltaferry.planning.policy import ANY_SITE, cautions
 from workflows import names
 from workflows.messages.operator_input import PolicyOptions
 from workflows.messages.policy_input import PolicyName
@@ -35,7 +34,6 @@ app.add_typer(policy)
 
 _ANSWER_WITHIN = timedelta(seconds=20)
 _ACCEPT_WITHIN = timedelta(seconds=40)
-_ANY_SITE = Schedule(timedelta(0), MAXIMUM_INTERVAL)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")]
 
@@ -78,7 +76,7 @@ def create(
                 sentence: str = await client.execute_update_with_start_workflow(
                     verb, options, start_workflow_operation=_book(), result_type=str, rpc_timeout=_ACCEPT_WITHIN
                 )
-        told = cautions(options.policy(), _ANY_SITE)
+        told = cautions(options.policy(), ANY_SITE)
         session.output.result(
             Group(Text(sentence), *(Text(caution, style="yellow") for caution in told)),
             {"policy": options.policy(), "result": sentence, "cautions": told},
@@ -108,7 +106,7 @@ def show(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = 
         found = {one.name: one for one in await _policies(client)}
         if name not in found:
             raise _missing(name, sorted(found))
-        told = cautions(found[name], _ANY_SITE)
+        told = cautions(found[name], ANY_SITE)
         session.output.result(
             Group(_table([found[name]]), *(Text(caution) for caution in told)), {"policy": found[name], "cautions": told}
         )
