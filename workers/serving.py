@@ -169,6 +169,7 @@ def source_queues(
         failback.prepare_failback,
         failback.find_losses,
         failback.release_failback,
+        failback.find_homecoming,
     ]
     queues = [Serving(names.vsphere_queue(name), steps, _VSPHERE_THREADS) for name in sites]
     appliances = dict.fromkeys(site.appliance for site in settings.sites.values())

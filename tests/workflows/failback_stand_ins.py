@@ -108,6 +108,8 @@ class Steps(ReverseStandIns):
     """Of each pass's one plan."""
     losses: tuple[LostDisk, ...] = ()
     not_replicated: tuple[str, ...] = ()
+    home_after: str = ""
+    """The step since which the VM at the site is home, whether that step ends well or not."""
     fails: dict[str, list[ErrorKind]] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
@@ -131,12 +133,14 @@ class Steps(ReverseStandIns):
         if self.fails.get(step):
             kind = self.fails[step].pop(0)
             raise ApplicationError(f"{step} fails", type=kind.value, non_retryable=not CATALOGUE[kind].retryable)
+        home = self.home_after in self.done
         return World(
             new_profile(replication.ref.site),
+            released=home,
             losses=self.losses,
             not_replicated=self.not_replicated,
             pass_segments=self.segments,
-            powered_on=False,
+            powered_on=home,
         )
 
     @activity.defn

@@ -110,6 +110,8 @@ class ReverseReport:
     """Of the VM at the site."""
     undone: bool = False
     """Its snapshots in Azure are deleted, and the mark is taken off the VM at the site."""
+    home: str = ""
+    """A sentence where it was not begun because a failback has brought the VM home, whose end nobody knew of."""
 
 
 @dataclass(frozen=True, slots=True)

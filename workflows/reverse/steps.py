@@ -6,7 +6,7 @@ from activities.failback_site import FailbackSite
 from activities.failback_target import FailbackTarget
 from activities.failback_verification import FailbackVerification
 from workflows import names
-from workflows.messages.failback import DiscardBackInput, DropSnapshotsInput, OnTarget, TargetSurvey
+from workflows.messages.failback import DiscardBackInput, DropSnapshotsInput, OnTarget, ReleaseFailbackInput, TargetSurvey
 from workflows.messages.operator_input import TargetProperties
 from workflows.messages.replication_state import Replication
 from workflows.messages.reverse import PassState
@@ -68,7 +68,7 @@ async def undo_reverse(replication: Replication, target: TargetProperties) -> No
     await forget_site(replication)
     await perform(
         FailbackSite.release_failback,
-        OnReplication(replication),
+        ReleaseFailbackInput(replication),
         queue=names.vsphere_queue(replication.ref.site),
         limits=PREPARE,
         summary="take the failback mark off the VM at the site",
