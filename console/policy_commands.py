@@ -11,7 +11,7 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from console.client import BETWEEN_TWO_RUNS, update
+from console.client import between_two_runs, update
 from console.options import ConfigOption, JsonOption, ReasonOption, read_duration, validated
 from console.outcomes import CommandError, ExitCode
 from console.session import Session
@@ -71,7 +71,7 @@ def create(
         given = {key: read_duration(value) for key, value in durations.items() if value is not None}
         options = validated(PolicyOptions, {"name": name, "reason": reason, **given}, "policy")
         verb = "change_policy" if replace else "create_policy"
-        async for attempt in BETWEEN_TWO_RUNS:
+        async for attempt in between_two_runs():
             with attempt:
                 sentence: str = await client.execute_update_with_start_workflow(
                     verb, options, start_workflow_operation=_book(), result_type=str, rpc_timeout=_ACCEPT_WITHIN
