@@ -4,7 +4,7 @@ A datastore has no fence, and the hypervisor's lock ends with the connection. So
 to them, first makes sure that they are as the last one left them, by their content ids; and that no later pass has begun.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter
 
@@ -12,7 +12,7 @@ from activities.adapters import Site
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import FAILBACK_LEFT, gateway_container
 from deltaferry.model.replication import ReplicationRef
-from deltaferry.model.vm import Snapshot
+from deltaferry.model.vm import PowerState, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,8 @@ class DisksLeft:
     writing: bool
     """A write was begun, and has not ended well: what the disks hold is not known, but only that write's ranges differ."""
     disks: tuple[LeftDisk, ...]
+    home: bool = False
+    """They hold all of the VM in Azure, which is stopped: from here on the VM at the site is the one that counts, once it is on."""
 
 
 _LEFT = TypeAdapter(DisksLeft)
@@ -92,6 +94,33 @@ def begin_writing(site: Site, ref: ReplicationRef, number: int, present: Snapsho
 def end_writing(site: Site, ref: ReplicationRef, number: int) -> None:
     """Note how a write that ended well leaves the disks. Raises SOURCE_MOVED_ON if the VM is not off any more."""
     _write(site, ref, DisksLeft(number, False, _described(site.hypervisor.read_present_disks(ref.instance_uuid))))
+
+
+def note_home(site: Site, ref: ReplicationRef, number: int) -> None:
+    """Note that the final pass is whole, and the VM may be powered on. Raises SOURCE_MOVED_ON, FENCED where that is not so."""
+    _write(site, ref, DisksLeft(number, False, _described(require_as_left(site, ref, number)), home=True))
+
+
+def came_home(site: Site, ref: ReplicationRef) -> str:
+    """Return why the VM at the site counts as home, or an empty text: it is on, or has been, since `note_home`."""
+    left = _read(site, ref)
+    if left is None or not left.home:
+        return ""
+    if site.hypervisor.power_state(ref.instance_uuid) is not PowerState.OFF:
+        return "The VM is on at the site: a failback has brought it home, and its end was not recorded."
+    if _described(site.hypervisor.read_present_disks(ref.instance_uuid)) == left.disks:
+        return ""
+    return (
+        "The VM is off at the site, and its disks were written to since a failback brought it home, whose end was not recorded: "
+        "it was on in between."
+    )
+
+
+def forget_home(site: Site, ref: ReplicationRef) -> None:
+    """Note that the disks will be written from Azure again: what `note_home` said holds no longer."""
+    left = _read(site, ref)
+    if left is not None and left.home:
+        _write(site, ref, replace(left, home=False))
 
 
 def _described(present: Snapshot) -> tuple[LeftDisk, ...]:

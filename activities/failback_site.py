@@ -6,6 +6,7 @@ from temporalio import activity
 
 from activities.adapters import Site
 from activities.clean_stops import note_power_off
+from activities.failback_disks import came_home, forget_home, note_home
 from activities.failures import translated
 from activities.held_snapshots import clear_leftovers, require_replicable
 from activities.progress import Heartbeats
@@ -16,11 +17,13 @@ from deltaferry.model.vm import Claim, PowerState, Snapshot, SourceVm
 from deltaferry.planning.change_ids import tracking_uuid
 from deltaferry.ports.access import Beat
 from workflows.messages.failback import (
+    Homecoming,
     Losses,
     LossesInput,
     LostDisk,
     PreparedFailback,
     PrepareFailbackInput,
+    ReleaseFailbackInput,
 )
 from workflows.messages.step import OnReplication
 
@@ -48,7 +51,7 @@ class FailbackSite:
     @activity.defn
     @translated
     def prepare_failback(self, request: PrepareFailbackInput) -> PreparedFailback:
-        """Check that the VM is ours, whole and off, remove snapshots of ours, and mark it.
+        """Check that the VM is ours, whole and off, remove snapshots of ours, and mark it. One that came home is left as it is.
 
         Raises VM_NOT_FOUND, CLAIM_LOST, DISKS_CHANGED; OPERATION_REFUSED with a sentence for a VM that is on (and not to be
         powered off) or that has snapshots of somebody else's.
@@ -57,11 +60,16 @@ class FailbackSite:
         ref = request.replication.ref
         site = self._sites[ref.site]
         vm = _read_whole(site, request)
+        home = came_home(site, ref)
+        if home:
+            self._unmark(site, ref)
+            return PreparedFailback(False, (), vm.host, home)
         require_replicable(vm, request.replication.disks, ref)
         powered_off = vm.power is not PowerState.OFF
         if powered_off:
             self._power_off(site, ref, vm, request, beats.beat)
         clear_leftovers(site, ref, beats.beat)
+        forget_home(site, ref)
         site.hypervisor.mark_failback(ref.instance_uuid, Claim(ref.installation, ref.replication_id), failback_line(ref))
         marked = site.hypervisor.read_vm(ref.instance_uuid)
         try:
@@ -91,10 +99,24 @@ class FailbackSite:
 
     @activity.defn
     @translated
-    def release_failback(self, request: OnReplication) -> None:
-        """Take the mark off the VM: from here on it may be powered on. No-op without our mark, and for a VM that is gone."""
+    def release_failback(self, request: ReleaseFailbackInput) -> None:
+        """Take the mark off the VM: from here on it may be powered on. No-op without our mark, and for a VM that is gone.
+
+        Where it comes home that is noted first, so that whoever asks later knows what it means if the VM is on. Then it raises
+        SOURCE_MOVED_ON if somebody else has written to its disks, or powered it on; FENCED if a later pass has begun.
+        """
         ref = request.replication.ref
-        self._unmark(self._sites[ref.site], ref)
+        site = self._sites[ref.site]
+        if request.home_pass:
+            note_home(site, ref, request.home_pass)
+        self._unmark(site, ref)
+
+    @activity.defn
+    @translated
+    def find_homecoming(self, request: OnReplication) -> Homecoming:
+        """Say whether a failback has brought the VM home. Raises VM_NOT_FOUND."""
+        ref = request.replication.ref
+        return Homecoming(came_home(self._sites[ref.site], ref))
 
     def _power_off(self, site: Site, ref: ReplicationRef, vm: SourceVm, request: PrepareFailbackInput, beat: Beat) -> None:
         if not request.power_off or vm.power is PowerState.SUSPENDED:

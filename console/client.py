@@ -175,10 +175,14 @@ def _run_was_ending(error: BaseException) -> bool:
     return isinstance(error, RPCError) and error.status is RPCStatusCode.FAILED_PRECONDITION
 
 
-BETWEEN_TWO_RUNS = AsyncRetrying(
-    retry=retry_if_exception(_run_was_ending), wait=wait_fixed(0.5), stop=stop_after_attempt(10), reraise=True
-)
-"""The server refuses an update that meets a run just as it continues as new: the next run takes it."""
+def between_two_runs() -> AsyncRetrying:
+    """Return what tries again where the server refuses an update that meets a run just as it continues as new: the next run takes it.
+
+    One for each update: of one that is shared, a second user would have the first one's update sent again, although it was taken.
+    """
+    return AsyncRetrying(
+        retry=retry_if_exception(_run_was_ending), wait=wait_fixed(0.5), stop=stop_after_attempt(10), reraise=True
+    )
 
 
 async def update(handle: WorkflowHandle[Any, Any], name: str, *arguments: object, within: timedelta) -> str:
@@ -186,7 +190,7 @@ async def update(handle: WorkflowHandle[Any, Any], name: str, *arguments: object
 
     Raises WorkflowUpdateFailedError where it is refused, RPCError.
     """
-    async for attempt in BETWEEN_TWO_RUNS:
+    async for attempt in between_two_runs():
         with attempt:
             sentence: str = await handle.execute_update(name, args=list(arguments), result_type=str, rpc_timeout=within)
     return sentence

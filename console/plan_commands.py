@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client, WorkflowExecution, WorkflowExecutionStatus, WorkflowHandle
@@ -19,6 +18,7 @@ from console.options import ConfigOption, JsonOption, ReasonOption, WaitOption
 from console.outcomes import CommandError, ExitCode
 from console.output import Output, local_time
 from console.plan_files import read_plan, request_of
+from console.plan_views import progress_view
 from console.session import Session
 from deltaferry.model.errors import ErrorKind
 from deltaferry.planning.plan_progress import ItemState, PlanCommand
@@ -41,7 +41,6 @@ _ACCEPT_WITHIN = timedelta(seconds=40)
 _REFRESH_S = 1.0
 _LISTED = 100
 _PREFIX = names.recovery_plan_id("", "").partition("/")[0] + "/"
-_ITEM_STYLES = {ItemState.FAILED: "bold red", ItemState.RUNNING: "bold", ItemState.SUCCEEDED: "green"}
 
 RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="The run's workflow id, or the plan's name for its newest run.")]
 ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="The item, as `plan status` shows it.")]
@@ -83,7 +82,7 @@ def run(
             session.output.result(Text(sentence), {"workflow_id": handle.id, "plan": request.plan.name, "kind": request.run.kind})
             return
         view = await _followed(handle, session.output)
-        session.output.result(_view(view), {"workflow_id": handle.id, "progress": view})
+        session.output.result(progress_view(view), {"workflow_id": handle.id, "progress": view})
         if any(item.state == ItemState.FAILED for item in view.items) or view.aborted:
             raise typer.Exit(ExitCode.FAILED)
 
@@ -130,7 +129,7 @@ def status(
             session.output.result(Text(text), {"workflow_id": handle.id, "item": output, "output": text})
             return
         view = await _progress(handle)
-        session.output.result(_view(view), {"workflow_id": handle.id, "progress": view})
+        session.output.result(progress_view(view), {"workflow_id": handle.id, "progress": view})
 
     session.run(work)
 
@@ -289,22 +288,3 @@ async def _followed(handle: WorkflowHandle[Any, Any], output: Output) -> PlanVie
         if view.phase == Phase.ENDED or (waits and not runs_by_itself):
             return view
         await asyncio.sleep(_REFRESH_S)
-
-
-def _view(view: PlanView) -> RenderableType:
-    head = [
-        f"{view.plan}: {view.kind}, {'aborted' if view.aborted else view.phase}",
-        f"{view.done} of {view.total} done; {view.activity}",
-    ]
-    if view.aborted:
-        head.append(f"Aborted by {view.abort_by}: {view.abort_note}")
-    if view.last_refused:
-        head.append(f"Last refused request: {view.last_refused.operation}: {view.last_refused.sentence}")
-    table = Table("item", "what", "is", "attempts", "note", "by", "can be sent")
-    for item in view.items:
-        state = Text(item.state, style=_ITEM_STYLES.get(ItemState(item.state), ""))
-        what = Text(f"{item.what}: {item.target}" if item.what != "VM" else "VM")
-        accepts = ", ".join(item.accepts)
-        table.add_row(Text(item.item_id), what, state, str(item.attempts), Text(item.note), Text(item.by), accepts)
-    left = [Text(f"{'deleted' if one.done else 'left'}: {one.vm} {one.note}") for one in view.clean_up]
-    return Group(*(Text(line) for line in head), table, *left)

@@ -12,6 +12,7 @@ from console.options import validated
 from console.outcomes import CommandError, ExitCode
 from deltaferry.model.errors import ErrorKind
 from workers.settings_types import parse_duration
+from workflows import names
 from workflows.messages.plan_input import PlanInput, run_contradictions
 
 _MAX_FILE_BYTES = 1024 * 1024
@@ -43,14 +44,15 @@ async def request_of(client: Client, plan: dict[str, Any], options: dict[str, An
     definition = {key: value for key, value in plan.items() if key != "site"}
     where = site or (plan["site"] if isinstance(plan.get("site"), str) else None)
     unknown: list[str] = []
+    called: dict[str, str] = {}
     groups = definition.get("groups")
     if isinstance(groups, list):
-        definition["groups"] = [await _group(client, group, where, unknown) for group in groups]
+        definition["groups"] = [await _group(client, group, where, unknown, called) for group in groups]
     if unknown:
         raise CommandError(
             ExitCode.NOT_FOUND, " ".join(unknown), "Correct the plan, or enable these VMs first.", ErrorKind.VM_NOT_FOUND
         )
-    given = {"plan": definition, **{name: value for name, value in options.items() if value is not None}}
+    given = {"plan": definition, "vm_names": called, **{name: value for name, value in options.items() if value is not None}}
     request = validated(PlanInput, given, "plan run")
     found = run_contradictions(request)
     if found:
@@ -58,27 +60,32 @@ async def request_of(client: Client, plan: dict[str, Any], options: dict[str, An
     return request
 
 
-async def _group(client: Client, group: Any, site: str | None, unknown: list[str]) -> Any:
+async def _group(client: Client, group: Any, site: str | None, unknown: list[str], called: dict[str, str]) -> Any:
     """Return a group with workflow ids for VMs and durations for time limits; what is no group is left to validation."""
     if not isinstance(group, dict):
         return group
     read = dict(group)
     if isinstance(group.get("vms"), list):
-        read["vms"] = [await _vm(client, vm, site, unknown) for vm in group["vms"]]
+        read["vms"] = [await _vm(client, vm, site, unknown, called) for vm in group["vms"]]
     for where in ("before", "after"):
         if isinstance(group.get(where), list):
             read[where] = [_step(step) for step in group[where]]
     return read
 
 
-async def _vm(client: Client, reference: Any, site: str | None, unknown: list[str]) -> Any:
+async def _vm(client: Client, reference: Any, site: str | None, unknown: list[str], called: dict[str, str]) -> Any:
+    """Return a VM's workflow id, and note what it is called."""
     if not isinstance(reference, str):
         return reference
     try:
-        return (await replicating.find(client, reference, site)).id
+        handle = await replicating.find(client, reference, site)
     except CommandError as error:
         unknown.append(error.sentence)
         return reference
+    name = (await handle.describe()).typed_search_attributes.get(names.VM_NAME)
+    if name:
+        called[handle.id] = name
+    return handle.id
 
 
 def _step(step: Any) -> Any:

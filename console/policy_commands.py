@@ -11,15 +11,14 @@ from temporalio.client import Client, WithStartWorkflowOperation, WorkflowHandle
 from temporalio.common import WorkflowIDConflictPolicy
 from temporalio.service import RPCError, RPCStatusCode
 
-from console.client import BETWEEN_TWO_RUNS, update
+from console.client import between_two_runs, update
 from console.options import ConfigOption, JsonOption, ReasonOption, read_duration, validated
 from console.outcomes import CommandError, ExitCode
 from console.session import Session
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.policy import ReplicationPolicy
 from deltaferry.planning.phrases import duration_text
-from deltaferry.planning.policy import Schedule, cautions
-from deltaferry.planning.schedule import MAXIMUM_INTERVAL
+from deltaferry.planning.policy import ANY_SITE, cautions
 from workflows import names
 from workflows.messages.operator_input import PolicyOptions
 from workflows.messages.policy_input import PolicyName
@@ -35,7 +34,6 @@ app.add_typer(policy)
 
 _ANSWER_WITHIN = timedelta(seconds=20)
 _ACCEPT_WITHIN = timedelta(seconds=40)
-_ANY_SITE = Schedule(timedelta(0), MAXIMUM_INTERVAL)
 
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="The policy's name.")]
 
@@ -73,12 +71,12 @@ def create(
         given = {key: read_duration(value) for key, value in durations.items() if value is not None}
         options = validated(PolicyOptions, {"name": name, "reason": reason, **given}, "policy")
         verb = "change_policy" if replace else "create_policy"
-        async for attempt in BETWEEN_TWO_RUNS:
+        async for attempt in between_two_runs():
             with attempt:
                 sentence: str = await client.execute_update_with_start_workflow(
                     verb, options, start_workflow_operation=_book(), result_type=str, rpc_timeout=_ACCEPT_WITHIN
                 )
-        told = cautions(options.policy(), _ANY_SITE)
+        told = cautions(options.policy(), ANY_SITE)
         session.output.result(
             Group(Text(sentence), *(Text(caution, style="yellow") for caution in told)),
             {"policy": options.policy(), "result": sentence, "cautions": told},
@@ -108,7 +106,7 @@ def show(name: NameArgument, config: ConfigOption = None, as_json: JsonOption = 
         found = {one.name: one for one in await _policies(client)}
         if name not in found:
             raise _missing(name, sorted(found))
-        told = cautions(found[name], _ANY_SITE)
+        told = cautions(found[name], ANY_SITE)
         session.output.result(
             Group(_table([found[name]]), *(Text(caution) for caution in told)), {"policy": found[name], "cautions": told}
         )

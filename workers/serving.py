@@ -173,6 +173,7 @@ def source_queues(
         elsewhere.make_vm,
         elsewhere.delete_made_vm,
         elsewhere.keep_made_vm,
+        failback.find_homecoming,
     ]
     queues = [Serving(names.vsphere_queue(name), steps, _VSPHERE_THREADS) for name in sites]
     appliances = dict.fromkeys(site.appliance for site in settings.sites.values())

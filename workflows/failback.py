@@ -26,13 +26,14 @@ with workflow.unsafe.imports_passed_through():
     from workflows.messages.failback import (
         OnTarget,
         PrepareFailbackInput,
+        ReleaseFailbackInput,
     )
     from workflows.messages.job import JobReport
     from workflows.messages.operator_input import TargetProperties
     from workflows.messages.replication_state import Replication
     from workflows.messages.reverse import FailbackCarried, FailbackInput, FailbackResult, ReverseProgress
     from workflows.messages.reverse_records import PassRecord, ReverseBase
-    from workflows.messages.step import OnReplication, UnguardInput
+    from workflows.messages.step import UnguardInput
     from workflows.policies import AZURE, POWER, PREPARE
     from workflows.reporting import in_phase, report_once
     from workflows.reverse.job import ReverseJob
@@ -88,7 +89,8 @@ class FailbackVm(ReverseJob):
 
     async def _fail_back(self) -> FailbackResult:
         if self._stopped_at is None:
-            await in_phase(self._phases, "prepare the VM at the site", self._prepare())
+            if await in_phase(self._phases, "prepare the VM at the site", self._prepare()):
+                return await self._finish_at_home()
             self._stopped_at = workflow.now()
             await in_phase(self._phases, "stop the VM in Azure", self._stop_target())
         last = await in_phase(self._phases, "final pass", self._final_pass())
@@ -98,8 +100,14 @@ class FailbackVm(ReverseJob):
         outcome = JobOutcome.COMPLETED_WITH_INFORMATION if self._information else JobOutcome.SUCCEEDED
         return self._result(outcome, downtime_s)
 
-    async def _prepare(self) -> None:
-        """Make sure that the VM at the site is off and marked still."""
+    async def _finish_at_home(self) -> FailbackResult:
+        """Do what is left where an earlier failback has brought the VM home: two of the VM must not run."""
+        await in_phase(self._phases, "stop the VM in Azure", self._stop_target())
+        await in_phase(self._phases, "connect the NICs at the site", self._unguard(power_on=False))
+        return self._result(JobOutcome.COMPLETED_WITH_INFORMATION, None)
+
+    async def _prepare(self) -> bool:
+        """Make sure that the VM at the site is off and marked still; return whether it has come home already instead."""
         prepared = await perform(
             FailbackSite.prepare_failback,
             PrepareFailbackInput(self._replication),
@@ -109,6 +117,10 @@ class FailbackVm(ReverseJob):
             kind=CycleKind.FINAL,
         )
         self._lane.host = prepared.host
+        if prepared.home:
+            self._source_on = True
+            self._information = (*self._information, prepared.home)
+        return self._source_on
 
     async def _stop_target(self) -> None:
         await perform(
@@ -150,32 +162,36 @@ class FailbackVm(ReverseJob):
 
     async def _power_on(self) -> None:
         """Take the mark off the VM at the site, and power it on with its NICs."""
-        site = names.vsphere_queue(self._replication.ref.site)
         self._released = True
         await perform(
             FailbackSite.release_failback,
-            OnReplication(self._replication),
-            queue=site,
+            ReleaseFailbackInput(self._replication, self._committed.number),
+            queue=names.vsphere_queue(self._replication.ref.site),
             limits=PREPARE,
             summary="take the failback mark off the VM at the site",
             kind=CycleKind.FINAL,
         )
-        await perform(
-            SourcePower.unguard_source,
-            UnguardInput(self._replication, self._start.reconnect_nics, True),
-            queue=site,
-            limits=POWER,
-            summary="power the VM at the site on",
-            kind=CycleKind.FINAL,
-        )
+        await self._unguard(power_on=True)
         self._source_on = True
 
+    async def _unguard(self, *, power_on: bool) -> None:
+        await perform(
+            SourcePower.unguard_source,
+            UnguardInput(self._replication, self._start.reconnect_nics, power_on),
+            queue=names.vsphere_queue(self._replication.ref.site),
+            limits=POWER,
+            summary="power the VM at the site on" if power_on else "connect the VM's NICs at power-on",
+            kind=CycleKind.FINAL,
+        )
+
     async def _failed(self, error: HealthError) -> JobReport:
-        """Mark the VM at the site again if it was released; say what failed."""
+        """Mark the VM at the site again if it was released; say what failed. One that is on all the same has come home."""
         await self._lane.leave()
         if self._released and not self._source_on:
             try:
-                await self._prepare()
+                if await self._prepare():
+                    self._information = (*self._information, f"What came behind its power-on was not waited for: {error.message}")
+                    return self._reported(self._result(JobOutcome.COMPLETED_WITH_INFORMATION, None))
             except FailureError as left:
                 detail = failure_of(left).detail
                 self._information = (*self._information, f"The VM at the site could not be marked again: {detail}")

@@ -4,24 +4,18 @@ A replication that is given a policy carries a copy of it, in its commit record 
 changes no replication, and a book that is lost with the Temporal database takes nothing from one.
 """
 
-from datetime import timedelta
-
 from temporalio import workflow
 
 with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
     from deltaferry.model.policy import ReplicationPolicy
     from deltaferry.planning.phrases import duration_text
-    from deltaferry.planning.policy import Schedule, contradictions
-    from deltaferry.planning.schedule import MAXIMUM_INTERVAL
+    from deltaferry.planning.policy import ANY_SITE, contradictions
     from workflows import names
     from workflows.messages.operator_input import PolicyOptions
     from workflows.messages.policy_input import PolicyName
     from workflows.messages.policy_state import PolicyBookState
     from workflows.steps import refusal
-
-ANY_SITE = Schedule(timedelta(0), MAXIMUM_INTERVAL)
-"""A schedule that can keep any threshold: what a site's own cannot is refused when the policy is given to a replication."""
 
 MAX_POLICIES = 200
 _LONGEST_HISTORY = 1000

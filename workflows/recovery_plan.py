@@ -17,6 +17,7 @@ with workflow.unsafe.imports_passed_through():
         ItemState,
         PlanCommand,
         ended,
+        find_item,
         items_of,
         judge,
         next_of,
@@ -32,7 +33,16 @@ with workflow.unsafe.imports_passed_through():
     from workflows.plans.commands import PlanCommands, PlanRequest
     from workflows.plans.presenting import details, plan_view, result_of
     from workflows.plans.running import keep_output, run_step
-    from workflows.plans.state import LONGEST_HISTORY, carried, carried_state, clean_up_key, first_state, judge_clean_up
+    from workflows.plans.state import (
+        LONGEST_HISTORY,
+        carried,
+        carried_state,
+        clean_up_key,
+        first_state,
+        judge_clean_up,
+        keep_decision,
+        note_ends,
+    )
     from workflows.refusals import EXAMPLES
     from workflows.steps import refusal
 
@@ -51,7 +61,7 @@ class RecoveryPlan(PlanCommands, PlanAsking):
         if request is not None:
             self._state = carried_state(request) if request.carried is not None else first_state(request)
         if self._state is not None:
-            self._items = items_of(self._state.plan, self._state.options.kind)
+            self._items = items_of(self._state.plan, self._state.options.kind, self._state.vm_names)
 
     @workflow.run
     async def run(self, request: PlanInput | None = None) -> PlanResult:
@@ -91,6 +101,7 @@ class RecoveryPlan(PlanCommands, PlanAsking):
     async def _work_through(self, request: PlanInput, state: PlanRunState) -> None:
         """Do what is next until nothing is, or the run was aborted and what ran has ended."""
         while state.phase is Phase.RUNNING:
+            note_ends(state)
             now = next_of(self._items, state.progress)
             if now.finished and not self._tasks:
                 return
@@ -105,6 +116,7 @@ class RecoveryPlan(PlanCommands, PlanAsking):
     def _begin(self, state: PlanRunState, item: Item) -> None:
         state.progress = started(state.progress, item.item_id)
         state.since[item.item_id] = workflow.now()
+        state.ended.pop(item.item_id, None)
         state.outputs.pop(item.item_id, None)
         if item.vm:
             self.prepare_to_ask(state, item.item_id, self._attempt(state, item))
@@ -246,10 +258,12 @@ class RecoveryPlan(PlanCommands, PlanAsking):
         if state is None:
             return
         self._changed = True
+        item = find_item(self._items, request.item) if isinstance(request, PlanDecision) else None
+        keep_decision(state, verb, item.name if item is not None else "", request.by, request.reason)
         if isinstance(request, PlanCleanUp):
             self._take_clean_up(state, request)
             return
-        item_id = request.item if isinstance(request, PlanDecision) else ""
+        item_id = item.item_id if item is not None else ""
         state.progress = obey(PlanCommand(verb), self._items, state.progress, item_id, request.reason, request.by)
 
     def _take_clean_up(self, state: PlanRunState, request: PlanCleanUp) -> None:
@@ -282,10 +296,12 @@ class RecoveryPlan(PlanCommands, PlanAsking):
     @workflow.query(description='The end of an item\'s output. input: "database/before/stop jobs"')
     def output(self, item: str) -> str:
         """Return what is kept of the output of an item's last attempt; empty where there is none."""
-        return self._state.outputs.get(item, "") if self._state is not None else ""
+        found = find_item(self._items, item)
+        return self._state.outputs.get(found.item_id, "") if self._state is not None and found is not None else ""
 
     def _view(self, state: PlanRunState) -> PlanView:
-        return plan_view(workflow.info().workflow_id, self._items, state, lambda: judge_clean_up(state, PlanCleanUp()).accepted)
+        may_clean_up = judge_clean_up(state, PlanCleanUp()).accepted
+        return plan_view(workflow.info().workflow_id, self._items, state, may_clean_up=may_clean_up)
 
     def _present(self, state: PlanRunState) -> None:
         workflow.set_current_details(details(self._view(state), workflow.now()))

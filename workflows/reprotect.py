@@ -75,6 +75,7 @@ class ReprotectVm(ReverseJob):
         self._passes_of_run = 0
         self._error: HealthError | None = None
         self._undone = False
+        self._home = ""
         self._reason = "by the failback policy"
         host = carried.host if carried else ""
         self._take_lane(start.entity_id, start.profile, len(start.replication.disks), host)
@@ -106,7 +107,8 @@ class ReprotectVm(ReverseJob):
         try:
             if self._start.carried is None:
                 await self._prepare()
-            await self._replicate()
+            if not self._home:
+                await self._replicate()
         except LossesUnconfirmedError as unconfirmed:
             await self._undo()
             report = self._report(unconfirmed.losses, losses_error(unconfirmed.losses, workflow.now()))
@@ -117,7 +119,7 @@ class ReprotectVm(ReverseJob):
                 raise
             report = self._report(error=health_error(failure_of(error), workflow.now(), retried=False))
         else:
-            if self._finish is not None and not self._finish.keep:
+            if self._finish is not None and not self._finish.keep and not self._home:
                 await self._undo()
             report = self._report()
         finally:
@@ -127,7 +129,7 @@ class ReprotectVm(ReverseJob):
     # --- prepare ---
 
     async def _prepare(self) -> None:
-        """Have the VM at the site off and marked, and what it wrote meanwhile confirmed as lost."""
+        """Have the VM at the site off and marked, and what it wrote meanwhile confirmed as lost; or find out that it is home."""
         workflow.set_current_details("**preparing the VM at the site**")
         for left in self._start.delete_first:
             await delete_made_vm(self._start.replication, left)
@@ -144,7 +146,9 @@ class ReprotectVm(ReverseJob):
             limits=PREPARE,
             summary="prepare and mark the VM at the site",
         )
-        self._nics, self._lane.host = prepared.nics_at_power_on, prepared.host
+        self._nics, self._lane.host, self._home = prepared.nics_at_power_on, prepared.host, prepared.home
+        if self._home:
+            return
         if self._base is None and self._made is None and not self._start.confirm_losses:
             losses = await perform(
                 FailbackSite.find_losses,
@@ -308,7 +312,14 @@ class ReprotectVm(ReverseJob):
     def _report(self, losses: Losses | None = None, error: HealthError | None = None) -> JobReport:
         workflow.set_current_details("**ended**" if error is None else f"**failed**: {error.message}")
         reverse = ReverseReport(
-            self._numbered_base(), self._last, losses, self._information, self._nics, self._undone, self._made
+            self._numbered_base(),
+            self._last,
+            losses,
+            self._information,
+            self._nics,
+            self._undone,
+            self._made,
+            self._home,
         )
         return JobReport(workflow.info().workflow_id, reverse=reverse, error=error)
 

@@ -5,9 +5,11 @@ all before it are settled; a failed item lets its stage's others go on, and stop
 skipped with a reason, or the run is aborted.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from types import MappingProxyType
 
 from deltaferry.planning.recovery_plan import PlanStep, RecoveryPlan, RunKind, StepKind
 from deltaferry.planning.transitions import Verdict
@@ -25,6 +27,8 @@ class ItemState(StrEnum):
     """The run was aborted before it began."""
 
 
+_NO_NAMES: Mapping[str, str] = MappingProxyType({})
+
 NOTE_LIMIT = 500
 """Characters of a note that are kept: a run is carried in a workflow's state, and a script's output may be long."""
 
@@ -41,6 +45,8 @@ class Item:
     stage: int
     step: PlanStep | None = None
     vm: str = ""
+    name: str = ""
+    """What people call it: its id, with the VM's name for the workflow id where that is known and tells it apart."""
 
     @property
     def is_manual(self) -> bool:
@@ -96,9 +102,20 @@ class PlanCommand(StrEnum):
     ABORT = "abort"
 
 
-def items_of(plan: RecoveryPlan, run: RunKind) -> tuple[Item, ...]:
-    """Return what a run of the plan does, in order. Steps of other kinds of run are left out."""
-    return tuple(_items(plan, run))
+def items_of(plan: RecoveryPlan, run: RunKind, vm_names: Mapping[str, str] = _NO_NAMES) -> tuple[Item, ...]:
+    """Return what a run of the plan does, in order. Steps of other kinds of run are left out.
+
+    `vm_names` are what VMs are called, by workflow id.
+    """
+    items = tuple(_items(plan, run))
+    called = [f"{item.group}/vm/{vm_names[item.vm]}" if item.vm in vm_names else item.item_id for item in items]
+    taken = Counter([*called, *(item.item_id for item in items if item.item_id not in called)])
+    return tuple(replace(item, name=name if taken[name] == 1 else item.item_id) for item, name in zip(items, called, strict=True))
+
+
+def find_item(items: tuple[Item, ...], said: str) -> Item | None:
+    """Return the item that somebody means by its id, or by what people call it; None where there is none."""
+    return next((item for item in items if said in (item.item_id, item.name)), None)
 
 
 def _items(plan: RecoveryPlan, run: RunKind) -> Iterator[Item]:
@@ -154,29 +171,32 @@ def ended(progress: PlanProgress, item_id: str, *, succeeded: bool, note: str = 
 
 
 def judge(command: PlanCommand, items: tuple[Item, ...], progress: PlanProgress, item_id: str, reason: str, by: str) -> Verdict:
-    """Return whether a command is accepted, with the sentence. `item_id` is empty for abort; a reason and a name may be needed."""
+    """Return whether a command is accepted, with the sentence. A reason and a name may be needed.
+
+    `item_id` may be what people call the item; it is empty for abort.
+    """
     if progress.aborted:
         return Verdict(False, "The run was aborted and takes nothing else: start the plan again.")
     if command is PlanCommand.ABORT:
         if next_of(items, progress).finished:
             return Verdict(False, "The run has ended, so there is nothing to abort.")
         return _with_reason("Nothing more is started; what runs is waited for.", reason, by)
-    item = next((item for item in items if item.item_id == item_id), None)
+    item = find_item(items, item_id)
     if item is None:
-        known = ", ".join(item.item_id for item in next_of(items, progress).stopped_by) or "none"
+        known = ", ".join(item.name for item in next_of(items, progress).stopped_by) or "none"
         return Verdict(False, f"The run has no item {item_id!r}; items that wait for an answer: {known}.")
-    state = _entry(progress, item_id).state
+    state = _entry(progress, item.item_id).state
     if command in (PlanCommand.CONFIRM, PlanCommand.REJECT):
         if not item.is_manual:
-            return Verdict(False, f"{item_id} is no manual action: it ends by itself.")
+            return Verdict(False, f"{item.name} is no manual action: it ends by itself.")
         if state is not ItemState.RUNNING:
-            return Verdict(False, f"{item_id} does not wait for an answer: it is {state}.")
+            return Verdict(False, f"{item.name} does not wait for an answer: it is {state}.")
         return _with_reason("The plan goes on." if command is PlanCommand.CONFIRM else "The plan stops there.", reason, by)
     if state is not ItemState.FAILED:
-        return Verdict(False, f"{item_id} has not failed: it is {state}.")
+        return Verdict(False, f"{item.name} has not failed: it is {state}.")
     if command is PlanCommand.RETRY:
-        return Verdict(True, f"{item_id} is tried again.")
-    return _with_reason(f"{item_id} is skipped, and the plan goes on without it.", reason, by)
+        return Verdict(True, f"{item.name} is tried again.")
+    return _with_reason(f"{item.name} is skipped, and the plan goes on without it.", reason, by)
 
 
 def obey(

@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from deltaferry.model.policy import AccountKind, FailbackPolicy, ReplicationPolicy
 from deltaferry.planning.phrases import duration_text
-from deltaferry.planning.schedule import next_delta_after
+from deltaferry.planning.schedule import MAXIMUM_INTERVAL, next_delta_after
 
 MAX_RETENTION = timedelta(days=15)
 """Spec §8, fixed."""
@@ -52,6 +52,10 @@ class Schedule:
     """The kind of the account that the seed disks are in."""
     longest_window: timedelta = timedelta(0)
     """The longest blackout window: no cycle starts inside it."""
+
+
+ANY_SITE = Schedule(timedelta(0), MAXIMUM_INTERVAL)
+"""A schedule that can keep any threshold: what a site's own cannot is refused when the policy is given to a replication."""
 
 
 def fastest_rpo(schedule: Schedule, cycle: timedelta = timedelta(0)) -> timedelta:

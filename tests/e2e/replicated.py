@@ -14,7 +14,7 @@ from azure.storage.blob import BlobServiceClient
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle
 from temporalio.service import RPCError, RPCStatusCode
 
-from console.client import BETWEEN_TWO_RUNS
+from console.client import between_two_runs
 from deltaferry.model.naming import gateway_container, log_container, seed_container, seed_name
 from deltaferry.model.replication import ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
@@ -168,7 +168,7 @@ class Replicated:
 
     async def _end(self, operation: str) -> None:
         """Send what ends replication, which continues as new at once: an event that overtakes that has the server ask for it again."""
-        async for attempt in BETWEEN_TWO_RUNS:
+        async for attempt in between_two_runs():
             with attempt:
                 await self.handle.execute_update(operation)
 

@@ -30,6 +30,7 @@ from tests.e2e.reverse_by_hand import ReverseByHand, refusal_of
 from tests.unit.lab_arm.conftest import Credential
 from workflows.messages.failback import (
     LossesInput,
+    ReleaseFailbackInput,
 )
 from workflows.messages.step import OnReplication, UnguardInput
 
@@ -99,10 +100,33 @@ def test_while_the_vm_is_marked_our_side_neither_powers_it_on_nor_snapshots_it(f
     assert refusal.type == ErrorKind.OPERATION_REFUSED.value
     refusal = refusal_of(lambda: hand.begin(CycleKind.DELTA))
     assert refusal.type == ErrorKind.OPERATION_REFUSED.value
-    hand.do(hand.at_site.release_failback, OnReplication(hand.replication))
+    hand.do(hand.at_site.release_failback, ReleaseFailbackInput(hand.replication))
     ActivityEnvironment().run(SourcePower({SITE: hand.site}).unguard_source, power_on)
     after = hand.world.vcenter_control.vm(vm.name)
     assert (after.power, after.annotation) == ("poweredOn", "")
+
+
+def test_a_vm_that_a_failback_brought_home_is_known_by_its_power_or_by_its_disks_and_not_written_to_again(
+    failed_over: ReverseByHand,
+) -> None:
+    hand, control = failed_over, failed_over.world.vcenter_control
+    asked = OnReplication(hand.replication)
+    hand.prepare_site()
+    last = hand.full()
+    hand.do(hand.at_site.release_failback, ReleaseFailbackInput(hand.replication, last.number))
+    assert hand.do(hand.at_site.find_homecoming, asked).home == "", "it was not powered on"
+    assert (hand.prepare_site().home, "do not power it on" in control.vm(hand.vm.name).annotation) == ("", True)
+    assert hand.do(hand.at_site.find_homecoming, asked).home == ""
+    hand.do(hand.at_site.release_failback, ReleaseFailbackInput(hand.replication, last.number))
+    ActivityEnvironment().run(SourcePower({SITE: hand.site}).unguard_source, UnguardInput(hand.replication, (), True))
+    assert "is on at the site" in hand.prepare_site(power_off=True).home
+    assert control.vm(hand.vm.name).power == "poweredOn"
+    hand.vm.write(0, 0, b"h" * SECTOR)
+    hand.site.hypervisor.power_off(hand.replication.ref.instance_uuid, lambda: None)
+    assert "was on in between" in hand.prepare_site().home
+    assert "was on in between" in hand.do(hand.at_site.find_homecoming, asked).home
+    assert control.vm(hand.vm.name).annotation == ""
+    assert hand.on_site()[0][:SECTOR] == b"h" * SECTOR
 
 
 @pytest.mark.chaos

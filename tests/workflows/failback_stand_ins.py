@@ -109,6 +109,8 @@ class Steps(ReverseStandIns):
     losses: tuple[LostDisk, ...] = ()
     not_replicated: tuple[str, ...] = ()
     pristine: bool = True
+    home_after: str = ""
+    """The step since which the VM at the site is home, whether that step ends well or not."""
     fails: dict[str, list[ErrorKind]] = field(default_factory=dict)
     done: list[str] = field(default_factory=list)
     asked: list[Any] = field(default_factory=list)
@@ -132,12 +134,14 @@ class Steps(ReverseStandIns):
         if self.fails.get(step):
             kind = self.fails[step].pop(0)
             raise ApplicationError(f"{step} fails", type=kind.value, non_retryable=not CATALOGUE[kind].retryable)
+        home = self.home_after in self.done
         return World(
             new_profile(replication.ref.site),
+            released=home,
             losses=self.losses,
             not_replicated=self.not_replicated,
             pass_segments=self.segments,
-            powered_on=False,
+            powered_on=home,
             pristine=self.pristine,
         )
 

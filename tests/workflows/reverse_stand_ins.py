@@ -7,7 +7,7 @@ from temporalio import activity
 
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import ReplicatedDisk
-from tests.workflows.world import NICS, PLACEMENT, OnWorlds, plan_of, scripted_error, stored
+from tests.workflows.world import NICS, PLACEMENT, OnWorlds, World, plan_of, scripted_error, stored
 from workflows.messages.failback import (
     ComparedSite,
     CompareSiteInput,
@@ -16,6 +16,7 @@ from workflows.messages.failback import (
     DropSnapshotsInput,
     HashInput,
     HashResult,
+    Homecoming,
     KeepMadeVmInput,
     Losses,
     LossesInput,
@@ -26,6 +27,7 @@ from workflows.messages.failback import (
     PlannedChanges,
     PreparedFailback,
     PrepareFailbackInput,
+    ReleaseFailbackInput,
     SendBackInput,
     SnapshotTargetInput,
     TakenSnapshots,
@@ -43,6 +45,10 @@ class ReverseStandIns(OnWorlds):
     @activity.defn
     async def prepare_failback(self, request: PrepareFailbackInput) -> PreparedFailback:
         world = await self._on("prepare_failback", request.replication, request)
+        if _home(world):
+            world.ledger.marked = False
+            return PreparedFailback(False, (), PLACEMENT.host, _home(world))
+        world.released = False
         if world.powered_on and not request.power_off:
             raise scripted_error(ErrorKind.OPERATION_REFUSED, "The VM is running at the site: shut it down first.", None)
         world.powered_on, world.ledger.marked = False, True
@@ -77,9 +83,14 @@ class ReverseStandIns(OnWorlds):
         return Losses(world.losses, request.given_up_bytes)
 
     @activity.defn
-    async def release_failback(self, request: OnReplication) -> None:
+    async def release_failback(self, request: ReleaseFailbackInput) -> None:
         world = await self._on("release_failback", request.replication, request)
+        world.released = world.released or request.home_pass > 0
         world.ledger.marked = False
+
+    @activity.defn
+    async def find_homecoming(self, request: OnReplication) -> Homecoming:
+        return Homecoming(_home(await self._on("find_homecoming", request.replication, request)))
 
     @activity.defn
     async def survey_failed_over(self, request: OnTarget) -> TargetSurvey:
@@ -102,7 +113,7 @@ class ReverseStandIns(OnWorlds):
         world = await self._on("snapshot_target", request.replication, request)
         taken = tuple((disk.key, f"snapshot-of-{request.cycle_key}-{disk.key}") for disk in request.replication.disks)
         world.ledger.snapshot_azure(_name(request), request.cycle_key, [name for _, name in taken])
-        return TakenSnapshots(taken, datetime.now(UTC))
+        return TakenSnapshots(taken, datetime.now(UTC) - world.azure_behind)
 
     @activity.defn
     async def drop_snapshots(self, request: DropSnapshotsInput) -> None:
@@ -195,7 +206,12 @@ class ReverseStandIns(OnWorlds):
     @activity.defn
     async def forget_site(self, request: OnReplication) -> None:
         world = await self._on("forget_site", request.replication, request)
+        world.released = False
         world.ledger.forgot_the_site()
+
+
+def _home(world: World) -> str:
+    return "The VM is on at the site." if world.released and world.powered_on else ""
 
 
 def _name(request: OnTarget | SnapshotTargetInput) -> str:

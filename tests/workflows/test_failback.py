@@ -387,3 +387,34 @@ async def test_a_vm_that_was_to_be_made_is_deleted_although_nobody_told_that_it_
     report = await bench.report()
     assert report.error is not None and report.error.kind is ErrorKind.OPERATION_REFUSED
     assert [request.instance_uuid for request in steps.of("delete_made_vm")] == ["uuid-of-the-new-vm"]
+
+
+async def test_a_power_on_that_failed_and_took_effect_all_the_same_brought_the_vm_home(bench: Bench, steps: Steps) -> None:
+    steps.fails["unguard_source"] = [ErrorKind.OPERATION_REFUSED]
+    steps.home_after = "unguard_source"
+    await fail_back(bench)
+    report = await bench.report()
+    assert steps.done[-3:] == ["release_failback", "unguard_source", "prepare_failback"]
+    assert report.error is None and report.failback is not None
+    assert (report.failback.outcome, report.failback.source_on) == (JobOutcome.COMPLETED_WITH_INFORMATION, True)
+    assert "was not waited for" in report.failback.information[-1]
+
+
+async def test_a_failback_of_a_vm_that_is_home_already_writes_nothing_and_leaves_one_vm_running(
+    bench: Bench, steps: Steps
+) -> None:
+    steps.home_after = "prepare_failback"
+    await fail_back(bench)
+    report = await bench.report()
+    assert steps.done == ["prepare_failback", "stop_target", "unguard_source"]
+    assert not steps.of("unguard_source")[0].power_on
+    assert report.failback is not None and report.failback.source_on
+    assert report.failback.base == _BASE
+
+
+async def test_reprotect_of_a_vm_that_is_home_starts_nothing_and_says_so(bench: Bench, steps: Steps) -> None:
+    steps.home_after = "prepare_failback"
+    await reprotect(bench, base=_BASE, start_target=True)
+    report = await bench.report()
+    assert steps.done == ["prepare_failback"]
+    assert report.reverse is not None and report.reverse.home == "The VM is on at the site."

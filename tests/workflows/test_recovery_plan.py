@@ -383,6 +383,38 @@ async def test_a_replication_that_does_not_run_is_a_failed_item_until_it_does(be
         assert (await run.result()).outcome is JobOutcome.SUCCEEDED
 
 
+async def test_who_decided_what_and_why_is_kept_though_the_item_is_tried_again(bench: Bench) -> None:
+    vm = await bench.vm("web", Behaviour(failures=1))
+    item = f"web/vm/{vm}"
+    async with bench.control():
+        run = await bench.start([{"name": "web", "vms": [vm], "before": [manual()]}], vm_names={vm: "web-01"})
+        await run.until_item("web/before/check", "running")
+        await run.send("reject", item="web/before/check", reason="the data is old", by="bob")
+        await run.send("retry_step", item="web/before/check", by="ann")
+        await run.until_item("web/before/check", "running")
+        await run.send("confirm", item="web/before/check", reason="it is new", by="bob")
+        view = await run.until_item(item, "failed")
+        assert (view.items[1].name, view.activity) == (
+            "web/vm/web-01",
+            "stopped by web/vm/web-01: send retry_step, skip_step or abort",
+        )
+        assert await run.refusal("retry_step", item="web/vm/web-02") == (
+            "The run has no item 'web/vm/web-02'; items that wait for an answer: web/vm/web-01."
+        )
+        await run.send("retry_step", item="web/vm/web-01", by="ann", reason="there is quota now")
+        assert (await run.result()).outcome is JobOutcome.SUCCEEDED
+        decided = [(one.verb, one.item, one.by, one.reason) for one in (await run.progress()).decisions]
+        page = await run.details()
+    assert decided == [
+        ("reject", "web/before/check", "bob", "the data is old"),
+        ("retry_step", "web/before/check", "ann", ""),
+        ("confirm", "web/before/check", "bob", "it is new"),
+        ("retry_step", "web/vm/web-01", "ann", "there is quota now"),
+    ]
+    assert "`reject` of `web/before/check` by bob: the data is old" in page
+    assert "done: VM `web/vm/web-01`, " in page
+
+
 async def test_an_aborted_run_waits_for_what_runs_and_begins_nothing_more(bench: Bench) -> None:
     vm = await bench.vm("held", Behaviour(held=True))
     async with bench.control():

@@ -148,6 +148,10 @@ class World:
     """What replication back to the site says of the VM in Azure."""
     pass_segments: int = 1
     """Segments of the plan of each pass back to the site."""
+    azure_behind: timedelta = timedelta(0)
+    """How long ago the snapshots of a pass were taken when they are."""
+    released: bool = False
+    """A failback has taken the mark off the VM at the site: if that is on, it is home."""
     elsewhere: Placement | None = None
     """Where the VMs have been moved to."""
     powered_on: bool = True

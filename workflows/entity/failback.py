@@ -12,6 +12,7 @@ from typing import Any
 from temporalio import workflow
 from temporalio.exceptions import FailureError, WorkflowAlreadyStartedError, is_cancelled_exception
 
+from activities.failback_site import FailbackSite
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.policy import FailbackPolicy
 from deltaferry.model.states import MigrationState, ReplicationState
@@ -23,12 +24,14 @@ from workflows.failback import commit_failback
 from workflows.messages.dr_state import ReverseCopy
 from workflows.messages.job import JobReport
 from workflows.messages.operator_input import RepairOptions
-from workflows.messages.replication_state import FailureView
+from workflows.messages.replication_state import FailureView, Replication
 from workflows.messages.reverse import FailbackInput, FinishReverse, ReprotectInput, ReverseProgress
 from workflows.messages.reverse_records import MadeVm
+from workflows.messages.step import OnReplication
+from workflows.policies import ASK
 from workflows.reporting import is_running
 from workflows.reverse.steps import at_place
-from workflows.steps import failure_of, health_error
+from workflows.steps import failure_of, health_error, perform
 
 _R, _M, _S = ReplicationState, MigrationState, DrState
 
@@ -196,6 +199,12 @@ class EntityFailback(EntityFailover):
     def _note_reprotect_ended(self, reverse: ReverseCopy, report: JobReport) -> None:
         """Take over that replication back has ended by itself: it could not begin, or was cancelled."""
         s = self._state
+        if report.reverse is not None and report.reverse.home:
+            reverse = dataclasses.replace(reverse, job_id="", start_target=False, information=(report.reverse.home,))
+            self._note_home(reverse)
+            if reverse.base is not None:  # a failback does what is left, and says so
+                s.migration_state = _S.FAILBACK_IN_PROGRESS
+            return
         ended = FailureView(ErrorKind.INTERRUPTED, "Replication back to the site was ended from outside.")
         s.health = (report.error or health_error(ended, workflow.now(), retried=False),)
         undone = report.reverse is not None and report.reverse.undone
@@ -291,8 +300,30 @@ class EntityFailback(EntityFailover):
             here, nics = at_place(self._replication, reverse.made), ()
         start = FailbackInput(workflow.info().workflow_id, here, failover.target, self.profile(), reverse.base, nics)
         report = await self._run_job(names.FAILBACK_VM, start, reverse.failback_job, "failback", cut_by_stop=False)
+        if report.failback is None and await self._came_home(here):
+            self._change_reverse(dataclasses.replace(reverse, failback_job=""))
+            self._say("the failback was ended from outside when the VM was home already: doing what is left of it")
+            return  # it is still in progress: the next job finds the VM at home, and reports that
         self._note_failback(reverse, report)
         await self._record()
+
+    async def _came_home(self, here: Replication) -> bool:
+        """Ask the site whether a failback that did not report has brought the VM home; where that cannot be told, it has not."""
+        self._say("the failback was ended from outside: asking the site whether the VM is home")
+        try:
+            found = await perform(
+                FailbackSite.find_homecoming,
+                OnReplication(here),
+                queue=names.vsphere_queue(here.ref.site),
+                limits=ASK,
+                summary="has the failback brought the VM home?",
+            )
+        except FailureError as error:
+            if is_cancelled_exception(error):
+                raise
+            workflow.logger.warning("the site does not say whether the VM is home: %s", failure_of(error).kind.value)
+            return False
+        return found.home != ""
 
     def _note_failback(self, reverse: ReverseCopy, report: JobReport) -> None:
         s, result = self._state, report.failback
@@ -307,18 +338,26 @@ class EntityFailback(EntityFailover):
                 information=result.information,
                 last=result.last,
             )
+        if result is not None and result.source_on:
+            self._note_home(reverse)
+            s.health = (report.error,) if report.error is not None else ()
+            return
         self._change_reverse(reverse)
         s.replication_state = _R.NONE
-        if result is not None and result.source_on:
-            s.migration_state = _S.FAILED_BACK
-            s.source_off_by_us, s.guarded_nics = False, ()
-            s.health = (report.error,) if report.error is not None else ()
-            self._say("the VM runs at its site again; waiting for commit_failback")
-            return
         ended = FailureView(ErrorKind.INTERRUPTED, "The failback was ended from outside.")
         s.migration_state = _S.FAILBACK_FAILED
         s.health = (report.error or health_error(ended, workflow.now(), retried=False),)
         self._say("the failback failed; send failback to try again, or cancel_failover to start the VM in Azure again")
+
+    def _note_home(self, reverse: ReverseCopy) -> None:
+        """Take over that the VM at the site is the one that counts again."""
+        s = self._state
+        self._change_reverse(reverse)
+        s.migration_state, s.replication_state = _S.FAILED_BACK, _R.NONE
+        s.source_off_by_us, s.guarded_nics = False, ()
+        s.health = ()
+        self._percent = None
+        self._say("the VM runs at its site again; waiting for commit_failback")
 
     async def _commit_way_back(self, reverse: ReverseCopy) -> None:
         """Delete the VM in Azure, and have the VM at the site replicated again, beginning with checksums."""

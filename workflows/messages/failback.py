@@ -27,6 +27,25 @@ class PreparedFailback:
     nics_at_power_on: tuple[int, ...]
     host: str = ""
     """Whose NFC service the writes go through."""
+    home: str = ""
+    """A sentence where an earlier failback has brought the VM home already; then it was left as it is, on or off."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseFailbackInput:
+    """Take the mark off the VM at the site."""
+
+    replication: Replication
+    home_pass: int = 0
+    """Number of a failback's final pass, which is whole: the VM comes home with it. 0: it does not, and reprotect is undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Homecoming:
+    """Whether a failback has brought the VM home."""
+
+    home: str = ""
+    """A sentence that says why it counts as home; empty where it does not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,6 +54,18 @@ class CleanUpItem:
     note: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What somebody decided about a run, and why."""
+
+    at: datetime
+    verb: str
+    item: str
+    """As people call it; empty where it was about the run as a whole."""
+    by: str
+    reason: str
+
+
 class Phase(StrEnum):
     """Where a run is as a whole."""
 
@@ -76,7 +88,9 @@ class PlanRunState:
     began_at: datetime
     phase: Phase = Phase.RUNNING
     since: dict[str, datetime] = field(default_factory=dict)
-    """When each running item began."""
+    """When each item's last attempt began."""
+    ended: dict[str, datetime] = field(default_factory=dict)
+    """When it ended, well or not."""
     asked: dict[str, Asked] = field(default_factory=dict)
     """By item id, and for clean-ups by the VM's workflow id."""
     tested: tuple[str, ...] = ()
@@ -85,6 +99,10 @@ class PlanRunState:
     outputs: dict[str, str] = field(default_factory=dict)
     """The end of the output of each item's last attempt; the oldest are dropped when together they are too long."""
     last_refused: Refusal | None = None
+    vm_names: dict[str, str] = field(default_factory=dict)
+    """What VMs are called, by workflow id."""
+    decisions: tuple[Decided, ...] = ()
+    """The last ones, oldest first."""
 
 
 # --- what steps are asked and answer --------------------------------------------------------------------------------------
@@ -148,6 +166,10 @@ class ItemView:
     since: datetime | None
     accepts: tuple[str, ...] = ()
     """The verbs that can be sent for it now."""
+    name: str = ""
+    """What people call it: can be sent for the id."""
+    ended_at: datetime | None = None
+    """Of its last attempt, which began at `since`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +195,9 @@ class PlanView:
     tested: tuple[str, ...] = ()
     clean_up: tuple[CleanUpItem, ...] = ()
     last_refused: Refusal | None = None
+    decisions: tuple[Decided, ...] = ()
+    """Who decided what, and why, oldest first."""
+    vm_names: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What people write to run a recovery plan, and to answer a run: strict, since a typo that is ignored does harm."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated, Any
@@ -114,6 +114,8 @@ class PlanInput:
     """Of a test or an unplanned failover: `latest` (where left out), `latest-app-consistent`, an instant with its time zone, or,
     where all VMs are of one replication group, `shared:` and the key of a shared point."""
     reason: str = ""
+    vm_names: dict[str, str] = field(default_factory=dict)
+    """What VMs are called, by workflow id: people read that, and may write it, for the id. The command line fills it in."""
     carried: dict[str, Any] | None = None
     """Written by the run itself when it continues as new, never by people: how far it is."""
 
@@ -165,6 +167,9 @@ def _run(request: PlanInput) -> Iterator[str]:
     for name, given in (("network", request.network), ("subnet", request.subnet)):
         if given is not None and not is_test:
             yield f"The field {name!r} belongs to a test: leave it out of a {request.run.kind}, which uses the VMs' own target properties."
+    known = {vm for group in request.plan.groups for vm in group.vms}
+    for vm in sorted(request.vm_names.keys() - known):
+        yield f"The field 'vm_names' names {vm!r}, which is in no group."
     if request.point is None:
         return
     if not is_test and request.run is not RunWord.UNPLANNED:

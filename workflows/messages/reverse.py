@@ -125,6 +125,8 @@ class ReverseReport:
     undone: bool = False
     """Its snapshots in Azure are deleted, and the mark is taken off the VM at the site, or the VM that was made is deleted."""
     made: MadeVm | None = None
+    home: str = ""
+    """A sentence where it was not begun because a failback has brought the VM home, whose end nobody knew of."""
 
 
 @dataclass(frozen=True, slots=True)

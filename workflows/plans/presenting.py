@@ -1,6 +1,5 @@
 """What people see of a run of a recovery plan: the query `progress`, the Markdown of its details page, and its result."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -8,7 +7,7 @@ from deltaferry.model.states import JobOutcome
 from deltaferry.planning.phrases import count_text, duration_text
 from deltaferry.planning.plan_progress import Item, ItemProgress, ItemState, PlanCommand, judge, next_of
 from deltaferry.planning.recovery_plan import StepKind
-from workflows.messages.plan import ItemView, Phase, PlanResult, PlanRunState, PlanView
+from workflows.messages.plan import Decided, ItemView, Phase, PlanResult, PlanRunState, PlanView
 from workflows.plans.commands import CLEAN_UP
 
 _SIGNS = {
@@ -19,10 +18,11 @@ _SIGNS = {
     ItemState.SKIPPED: "skipped",
     ItemState.ABANDONED: "not done",
 }
+_TIMED = (ItemState.SUCCEEDED, ItemState.FAILED)
 _FAILED_STATES = (ItemState.FAILED, ItemState.ABANDONED)
 
 
-def plan_view(run: str, items: tuple[Item, ...], state: PlanRunState, may_clean_up: Callable[[], bool]) -> PlanView:
+def plan_view(run: str, items: tuple[Item, ...], state: PlanRunState, *, may_clean_up: bool) -> PlanView:
     """Return the answer of the query `progress`."""
     progress = state.progress
     views = tuple(_item(item, entry, items, state) for item, entry in zip(items, progress.items, strict=True))
@@ -41,10 +41,12 @@ def plan_view(run: str, items: tuple[Item, ...], state: PlanRunState, may_clean_
         abort_note=progress.abort_note,
         abort_by=progress.abort_by,
         reason=state.options.reason,
-        allowed=((PlanCommand.ABORT.value,) if aborting else ()) + ((CLEAN_UP,) if may_clean_up() else ()),
+        allowed=((PlanCommand.ABORT.value,) if aborting else ()) + ((CLEAN_UP,) if may_clean_up else ()),
         tested=state.tested,
         clean_up=state.clean_up,
         last_refused=state.last_refused,
+        decisions=state.decisions,
+        vm_names=state.vm_names,
     )
 
 
@@ -73,6 +75,8 @@ def _item(item: Item, entry: ItemProgress, items: tuple[Item, ...], state: PlanR
         by=entry.by,
         since=state.since.get(item.item_id),
         accepts=accepts,
+        name=item.name,
+        ended_at=state.ended.get(item.item_id),
     )
 
 
@@ -96,8 +100,8 @@ def _activity(items: tuple[Item, ...], state: PlanRunState) -> str:
         left = count_text(len(state.tested) - sum(item.done for item in state.clean_up), "VM")
         return f"{left} of the test exist in Azure and cost money: send {CLEAN_UP} when they are not needed any more"
     now = next_of(items, state.progress)
-    manual = [item.item_id for item in now.running if item.is_manual]
-    running = [item.item_id for item in now.running if not item.is_manual]
+    manual = [item.name for item in now.running if item.is_manual]
+    running = [item.name for item in now.running if not item.is_manual]
     parts = []
     if running:
         parts.append(f"{'waiting for the end of' if state.progress.aborted else 'doing'} {_named(running)}")
@@ -105,14 +109,14 @@ def _activity(items: tuple[Item, ...], state: PlanRunState) -> str:
         parts.append(f"waiting for confirm or reject of {_named(manual)}")
     if now.stopped_by:
         parts.append(
-            f"stopped by {_named([item.item_id for item in now.stopped_by])}: send {PlanCommand.RETRY}, {PlanCommand.SKIP} or {PlanCommand.ABORT}"
+            f"stopped by {_named([item.name for item in now.stopped_by])}: send {PlanCommand.RETRY}, {PlanCommand.SKIP} or {PlanCommand.ABORT}"
         )
     return "; ".join(parts) or "going on"
 
 
-def _named(item_ids: list[str]) -> str:
-    shown = ", ".join(item_ids[:3])
-    return shown if len(item_ids) <= 3 else f"{shown} and {len(item_ids) - 3} more"
+def _named(names: list[str]) -> str:
+    shown = ", ".join(names[:3])
+    return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 
 def details(view: PlanView, now: datetime) -> str:
@@ -142,17 +146,23 @@ def details(view: PlanView, now: datetime) -> str:
         lines.append(_line(item, now))
     if view.clean_up:
         lines += ["", "**Clean-up**", ""]
-        lines += [f"- {'deleted' if item.done else '**left**'}: {item.vm}{_note(item.note)}" for item in view.clean_up]
+        called = {item.vm: view.vm_names.get(item.vm, item.vm) for item in view.clean_up}
+        lines += [f"- {'deleted' if item.done else '**left**'}: {called[item.vm]}{_note(item.note)}" for item in view.clean_up]
+    if view.decisions:
+        lines += ["", "**Decisions**", ""]
+        lines += [f"- {_decision(one)}" for one in view.decisions]
     return "\n".join(lines)
 
 
 def _verbs(view: PlanView) -> str:
-    ofs = [f"`{verb}` of `{item.item_id}`" for item in view.items for verb in item.accepts]
+    ofs = [f"`{verb}` of `{item.name}`" for item in view.items for verb in item.accepts]
     return ", ".join([*ofs[:8], *(f"`{verb}`" for verb in view.allowed)]) or "nothing at present"
 
 
 def _line(item: ItemView, now: datetime) -> str:
-    parts = [f"- {_SIGNS[ItemState(item.state)]}: {item.what} `{item.item_id}`"]
+    parts = [f"- {_SIGNS[ItemState(item.state)]}: {item.what} `{item.name}`"]
+    if item.since is not None and item.ended_at is not None and item.state in _TIMED:
+        parts.append(f", {duration_text(item.ended_at - item.since)}")
     if item.state == ItemState.RUNNING and item.since is not None:
         parts.append(f", since {item.since:%H:%M:%S} UTC")
         if item.what == StepKind.MANUAL:
@@ -162,6 +172,12 @@ def _line(item: ItemView, now: datetime) -> str:
     if item.by:
         parts.append(f", by {item.by}")
     return "".join(parts) + _note(item.note)
+
+
+def _decision(one: Decided) -> str:
+    what = f"`{one.verb}` of `{one.item}`" if one.item else f"`{one.verb}`"
+    who = f" by {one.by}" if one.by else ""
+    return f"{_time(one.at)}: {what}{who}{_note(one.reason)}"
 
 
 def _note(note: str) -> str:

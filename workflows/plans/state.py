@@ -6,11 +6,13 @@ from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
 
 from deltaferry.planning.phrases import count_text
-from deltaferry.planning.plan_progress import begin, items_of
+from deltaferry.planning.plan_progress import NOTE_LIMIT, ItemState, begin, items_of
 from deltaferry.planning.recovery_plan import RunKind
 from deltaferry.planning.transitions import Verdict
-from workflows.messages.plan import Phase, PlanRunState, RunOptions
+from workflows.messages.plan import Decided, Phase, PlanRunState, RunOptions
 from workflows.messages.plan_input import PlanCleanUp, PlanInput, run_contradictions
+
+KEPT_DECISIONS = 100
 
 LONGEST_HISTORY = 1000
 """Events after which a run continues as new, when no script, webhook or runbook is under way."""
@@ -44,7 +46,21 @@ def first_state(request: PlanInput) -> PlanRunState | None:
         key=workflow.info().first_execution_run_id,
         progress=begin(items_of(plan, kind)),
         began_at=workflow.now(),
+        vm_names=request.vm_names,
     )
+
+
+def keep_decision(state: PlanRunState, verb: str, item: str, by: str, reason: str) -> None:
+    """Keep who decided what, and why; the oldest go where there are very many."""
+    decided = Decided(workflow.now(), verb, item, by[:NOTE_LIMIT], reason[:NOTE_LIMIT])
+    state.decisions = (*state.decisions, decided)[-KEPT_DECISIONS:]
+
+
+def note_ends(state: PlanRunState) -> None:
+    """Note of items that have ended since the last call that they end now."""
+    for entry in state.progress.items:
+        if entry.state in (ItemState.SUCCEEDED, ItemState.FAILED) and entry.item_id in state.since:
+            state.ended.setdefault(entry.item_id, workflow.now())
 
 
 def clean_up_key(vm: str) -> str:

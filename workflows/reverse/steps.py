@@ -16,6 +16,7 @@ from workflows.messages.failback import (
     MakeVmInput,
     OnMadeVm,
     OnTarget,
+    ReleaseFailbackInput,
     TargetSurvey,
 )
 from workflows.messages.operator_input import TargetProperties
@@ -128,7 +129,7 @@ async def release_mark(replication: Replication) -> None:
     """Take the failback mark off the VM at the site; no-op without one."""
     await perform(
         FailbackSite.release_failback,
-        OnReplication(replication),
+        ReleaseFailbackInput(replication),
         queue=names.vsphere_queue(replication.ref.site),
         limits=PREPARE,
         summary="take the failback mark off the VM at the site",

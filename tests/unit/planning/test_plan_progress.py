@@ -14,6 +14,7 @@ from deltaferry.planning.plan_progress import (
     PlanProgress,
     begin,
     ended,
+    find_item,
     items_of,
     judge,
     next_of,
@@ -47,6 +48,18 @@ def run_to_end(progress: PlanProgress, items: tuple[Item, ...]) -> list[list[str
             progress = ended(started(progress, item.item_id), item.item_id, succeeded=True)
     assert next_of(items, progress).finished
     return waves
+
+
+def test_an_item_is_called_by_its_vms_name_where_that_tells_it_apart() -> None:
+    items = items_of(PLAN, RunKind.PLANNED, {"vm/l/a": "db-01", "vm/l/c": "web-01"})
+    called = {item.item_id: item.name for item in items}
+    assert called["db/vm/vm/l/a"] == "db/vm/db-01"
+    assert called["db/vm/vm/l/b"] == "db/vm/vm/l/b"
+    assert called["web/vm/vm/l/c"] == "web/vm/web-01"
+    assert called["db/before/stop"] == "db/before/stop"
+    assert find_item(items, "db/vm/db-01") == find_item(items, "db/vm/vm/l/a") == items[1]
+    alike = items_of(PLAN, RunKind.PLANNED, {"vm/l/a": "db", "vm/l/b": "db"})
+    assert [item.name for item in alike] == ids(alike)
 
 
 def test_a_run_goes_through_the_groups_in_order_and_a_groups_vms_together() -> None:
