@@ -113,10 +113,15 @@ class EntityMigration(EntityScrub):
         if not await self._delete_left("deleting what the migration made in Azure: two of the VM must not run"):
             return
         self._say("powering the source on again")
+        if self._is_given_up():
+            return
         if await self._unguard(power_on=True):
+        self._powers_on = True
             s = self._state
             s.source_off_by_us = False
             s.migration_state = _M.TEST_PENDING
+            if s.migration_state is not _M.MIGRATION_FAILED:
+                return  # a failover was asked for in the moment that it ended
             if s.repair is not None:  # what the replica needs it for is still so
                 if s.health:
                     s.health = (dataclasses.replace(s.health[0], remedy=CATALOGUE[s.health[0].kind].remedy),)
@@ -128,6 +133,10 @@ class EntityMigration(EntityScrub):
             self._say("the source runs again; the next delta follows at once")
 
     async def _delete_left(self, activity: str) -> bool:
+    def _is_given_up(self) -> bool:
+        """Return whether a rollback goes no further: an unplanned failover has cut it, or was asked for while its step ended."""
+        return self._rollback_cut or self._goes_before_everything()
+
         """Delete what migrations that did not end well may have left in Azure; return whether all of it is gone."""
         s = self._state
         if not s.left_by_migrations:
@@ -140,6 +149,8 @@ class EntityMigration(EntityScrub):
             if is_cancelled_exception(error):
                 raise
             s.migration_state = _M.MIGRATION_FAILED
+            if self._is_given_up():  # what is left is the failover's
+                return False
             s.health = (health_error(failure_of(error), workflow.now(), retried=False),)
             self._say("what a migration left in Azure could not be deleted; send the request again")
             return False
