@@ -25,7 +25,7 @@ from workflows.entity.rpo import EntityRpo
 from workflows.from_point import delete_all_made, unpin
 from workflows.messages.dr import PrunePointsInput
 from workflows.messages.dr_state import FailoverState, MadeInAzure
-from workflows.messages.job import FromPointInput, JobReport, MadeVm, MigrateInput, point_job
+from workflows.messages.job import FromPointInput, JobReport, MadeVm, MigrateInput, planned_job, point_job
 from workflows.messages.operator_input import ChangePointOptions, FailoverOptions, MigrateOptions
 from workflows.messages.replication_state import FailureView, MigrationResult
 from workflows.policies import SETTLE
@@ -224,7 +224,7 @@ class EntityFailover(EntityRpo):
             options,
             failover.target,
             s.source_off_by_us,
-            _planned_job(failover),
+            planned_job(failover.number),
         )
         self._say("failing over as planned")
         await self._record()
@@ -256,7 +256,7 @@ class EntityFailover(EntityRpo):
         s.source_off_by_us = s.source_off_by_us or result is None or result.source_shut_down
         s.replication_state = _R.NONE
         s.next_due, s.next_reason = None, ""
-        job = self._made_by(failover, _planned_job(failover), None)
+        job = self._made_by(failover, planned_job(failover.number), None)
         if result is None or result.target_vm_id is None:
             self._note_failed(failover, job, report.error or (result.error if result is not None else None))
             return
@@ -399,11 +399,6 @@ class EntityFailover(EntityRpo):
             if error is not None and not is_cancelled_exception(error):
                 workflow.logger.warning("what a failover cut ended badly: %s", failure_of(error).kind.value)
         return True
-
-
-def _planned_job(failover: FailoverState) -> str:
-    """Return the tag of what a planned failover makes."""
-    return f"failover-{failover.number}"
 
 
 def _other_point(options: FailoverOptions, change: ChangePointOptions) -> FailoverOptions:
