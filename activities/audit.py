@@ -4,6 +4,9 @@ What is seen passes from step to step through the gateway store, since it may be
 anything else, and once more at the end: what ends while the audit runs leaves nothing behind that it would complain about.
 """
 
+import dataclasses
+import hashlib
+import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
@@ -25,6 +28,7 @@ from deltaferry.model.audit import (
     Owner,
     RunningReplication,
     SeenContainer,
+    SeenCopies,
     SeenResource,
     SeenSnapshot,
     SeenSource,
@@ -39,6 +43,7 @@ from deltaferry.model.naming import (
     audit_name,
     audits_prefix,
     disk_of_seed,
+    job_of_copy,
     owner_in_metadata,
     owner_of_snapshot,
     store_of_container,
@@ -46,9 +51,11 @@ from deltaferry.model.naming import (
 from deltaferry.model.replication import ObjectRef, Store
 from deltaferry.model.vm import Snapshot, SourceVm
 from deltaferry.planning.audit import DEFAULT_GRACE, Seen, judge, to_ask
+from deltaferry.planning.audit_azure import OF_RESOURCES, group_of
 from deltaferry.ports.access import Beat
 from deltaferry.ports.stores import ObjectStore, StoredContainer
 from workflows.messages.audit import SHOWN_FINDINGS, AuditResult, AuditStep, Looked
+from workflows.messages.in_azure import known_in_azure
 
 T = TypeVar("T", SeenSource, SeenTarget, AuditReport)
 
@@ -58,6 +65,9 @@ REPORT: TypeAdapter[AuditReport] = TypeAdapter(AuditReport)
 SOURCE_PART, TARGET_PART, REPORT_PART = "source", "target", "report"
 
 _KEPT_AUDITS = 14
+
+_ASKS_FOR = timedelta(minutes=5)
+"""How long replications are asked, one after the other; in another order each time, so that the next audits ask the others."""
 
 
 class AuditSource:
@@ -95,9 +105,11 @@ class AuditTarget:
         target = self._targets[request.profile.target]
         gateway = target.stores.gateway
         records = list(read_records(gateway, beats.beat))
+        read_at = datetime.now(UTC)
         containers = tuple(_containers(target.stores, beats.beat))
-        resources = tuple(_resources(target, request.profile.installation, records, beats.beat))
-        seen = SeenTarget(AUDIT_VERSION, owners(records), unreadable(records), containers, resources)
+        groups = resource_groups(target, records)
+        resources = tuple(_resources(target, request.profile.installation, groups, beats.beat))
+        seen = SeenTarget(AUDIT_VERSION, owners(records), unreadable(records), containers, resources, groups, read_at)
         store(gateway, request, TARGET_PART, TARGET, seen)
         return Looked(len(containers) + len(resources))
 
@@ -115,23 +127,38 @@ class AuditTarget:
         now = datetime.now(UTC)
         grace = self._grace.get(request.profile.site, DEFAULT_GRACE) if request.grace is None else request.grace
         profile = request.profile
-        report = AuditReport(
-            AUDIT_VERSION, profile.installation, profile.site, request.dry_run, now, judge(seen, existing, now, grace)
-        )
+        found = self._still_there(request, judge(seen, existing, now, grace), beats.beat)
+        report = AuditReport(AUDIT_VERSION, profile.installation, profile.site, request.dry_run, now, found)
         _forget_old_audits(gateway, request)
         return result(store(gateway, request, REPORT_PART, REPORT, report), report)
 
+    def _still_there(self, request: AuditStep, found: tuple[Finding, ...], beat: Beat) -> tuple[Finding, ...]:
+        """Return findings without what was about to be deleted when it was seen: whoever forgets something has deleted it before."""
+        suspects = {one.key for one in found if one.code in OF_RESOURCES}
+        if not suspects:
+            return found
+        target = self._targets[request.profile.target]
+        groups = {group_of(key).lower(): group_of(key) for key in sorted(suspects)}
+        listed = _resources(target, request.profile.installation, tuple(groups.values()), beat)
+        there = {resource.resource_id.lower() for resource in listed}
+        return tuple(one for one in found if one.code not in OF_RESOURCES or one.key.lower() in there)
+
     def _existing(self, request: AuditStep, seen: Seen, records: list[StoredRecord], beat: Beat) -> Existing:
+        """Return who there is. Who is not asked in time counts as somebody of whom nothing is known, whose things are left alone."""
         profile = request.profile
         recorded = owners(records)
         visible = self._holders.running(profile.site)
         here = {owner.instance_uuid for owner in recorded if owner.site == profile.site}
-        asked = to_ask(seen) | {uuid for uuid in here if uuid not in visible}
+        asked = to_ask(seen) | {uuid for uuid in here if uuid not in visible} | _with_vms(records, profile.site)
         running: dict[str, RunningReplication] = {
             uuid: RunningReplication(uuid, None, has_jobs=has_jobs) for uuid, has_jobs in visible.items()
         }
-        for uuid in sorted(asked):
+        until_s = time.monotonic() + _ASKS_FOR.total_seconds()
+        for uuid in sorted(asked, key=lambda uuid: hashlib.sha256(f"{request.audit_key}/{uuid}".encode()).digest()):
             beat()
+            if time.monotonic() >= until_s:
+                running.setdefault(uuid, RunningReplication(uuid, None))
+                continue
             answer = self._holders.ask(profile.site, uuid)
             if answer is not None:
                 running[uuid] = answer
@@ -182,11 +209,24 @@ def unreadable(records: Iterable[StoredRecord]) -> tuple[str, ...]:
     return tuple(kind[1] for kind in kinds if kind is not None)
 
 
-def seen_container(kind: Store, container: StoredContainer, stray: tuple[str, ...] = ()) -> SeenContainer:
+def seen_seeds(stores: Stores, container: StoredContainer) -> SeenContainer:
+    """Return a container of seeds as an audit sees it: with what is in it besides them."""
+    others = [blob for blob in stores.seeds.describe_blobs(container.name) if disk_of_seed(blob.name) is None]
+    latest: dict[str, datetime] = {}
+    for blob in others:
+        job = job_of_copy(blob.name)
+        if job is not None:
+            latest[job] = max(latest.get(job, blob.modified_at), blob.modified_at)
+    copies = tuple(SeenCopies(job, modified_at) for job, modified_at in sorted(latest.items()))
+    seen = seen_container(Store.SEED, container)
+    return dataclasses.replace(seen, stray=tuple(blob.name for blob in others), copies=copies)
+
+
+def seen_container(kind: Store, container: StoredContainer) -> SeenContainer:
     """Return a container as an audit sees it."""
     known = store_of_container(container.name)
     owner = owner_in_metadata(container.metadata, known[1]) if known is not None else None
-    return SeenContainer(kind, container.name, container.modified_at, owner, stray)
+    return SeenContainer(kind, container.name, container.modified_at, owner)
 
 
 def _containers(stores: Stores, beat: Beat) -> Iterable[SeenContainer]:
@@ -204,21 +244,37 @@ def _containers(stores: Stores, beat: Beat) -> Iterable[SeenContainer]:
             found.add(container.name)
             known = store_of_container(container.name)
             purpose = known[0] if known is not None else kind
-            stray: tuple[str, ...] = ()
-            if purpose is Store.SEED and kind is Store.SEED:
+            if purpose is Store.SEED:  # whichever account was listed: two of them may be one and the same
                 beat()
-                stray = tuple(name for name in stores.seeds.list_seeds(container.name) if disk_of_seed(name) is None)
-            yield seen_container(purpose, container, stray)
+                yield seen_seeds(stores, container)
+            else:
+                yield seen_container(purpose, container)
 
 
-def _resources(target: Target, installation: str, records: Iterable[StoredRecord], beat: Beat) -> Iterable[SeenResource]:
+def resource_groups(target: Target, records: Iterable[StoredRecord]) -> tuple[str, ...]:
+    """Return the resource groups in which a target's replications may have something, by their commit records."""
     groups = {target.defaults.resource_group.lower(): target.defaults.resource_group}
     for stored in records:
-        if stored.record is not None and stored.record.replication.ref.target == target.name:
-            group = stored.record.state.target.resource_group
-            if group:
-                groups.setdefault(group.lower(), group)
-    for group in groups.values():
+        if stored.record is None or stored.record.replication.ref.target != target.name:
+            continue
+        state = stored.record.state
+        made = [*state.left_by_migrations, *(state.failover.made if state.failover is not None else ())]
+        places = [state.target, *(test.target for test in state.tests), *(one.target for one in made)]
+        places += [state.failover.target] if state.failover is not None else []
+        for place in places:
+            if place.resource_group:
+                groups.setdefault(place.resource_group.lower(), place.resource_group)
+    return tuple(groups.values())
+
+
+def _with_vms(records: Iterable[StoredRecord], site: str) -> set[str]:
+    """Return the instance UUIDs of the replications of a site that had a VM in Azure when they wrote their commit record."""
+    here = (stored.record for stored in records if stored.record is not None and stored.record.replication.ref.site == site)
+    return {record.replication.ref.instance_uuid for record in here if known_in_azure(record.state).vms}
+
+
+def _resources(target: Target, installation: str, groups: Iterable[str], beat: Beat) -> Iterable[SeenResource]:
+    for group in groups:
         beat()
         yield from target.cloud.list_owned(group, installation, beat)
 

@@ -22,6 +22,7 @@ from activities.audit import (
     owners,
     result,
     seen_container,
+    seen_seeds,
     seen_vm,
     store,
     unreadable,
@@ -46,20 +47,25 @@ from deltaferry.model.audit import (
     Verdict,
 )
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX, INSTALLATION_TAG, REPLICATION_TAG
-from deltaferry.model.replication import Store
+from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX, INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, job_of_copy
+from deltaferry.model.replication import ReplicationRef, Store
 from deltaferry.model.vm import Claim
-from deltaferry.planning.audit import Fate, Seen, fate, judge
+from deltaferry.planning.audit import Seen, judge
+from deltaferry.planning.audit_azure import group_of
+from deltaferry.planning.fates import Fate, fate
 from deltaferry.ports.access import Beat
 from deltaferry.ports.stores import ObjectStore
 from workflows.messages.audit import AuditResult, AuditStep
 
 _ON_SOURCE = (FindingCode.SNAPSHOT, FindingCode.CONSOLIDATION_PENDING, FindingCode.LEASE)
 """In this order: slots are free when the snapshots are gone."""
-_ON_TARGET = (FindingCode.LOG_CONTAINER, FindingCode.DISK_SNAPSHOT)
+_ON_TARGET = (FindingCode.LOG_CONTAINER, FindingCode.DISK_SNAPSHOT, FindingCode.MANAGED_DISK, FindingCode.POINT_COPIES)
 
 _AHEAD = timedelta(days=1)
 """The age was judged already, by the clock that it is of: another machine's, which may be behind, does not count again."""
+
+_Delete = Callable[[str, str, Mapping[str, str], Beat], None]
+"""Deletes a resource by resource group and name, if it carries the tags."""
 
 Repair = Callable[[Finding, Beat], bool]
 """Repairs a finding; returns False where it has no longer the same verdict."""
@@ -120,7 +126,7 @@ class AuditSourceRepairs:
 
 
 class AuditTargetRepairs:
-    """Deletes log containers, and snapshots of managed disks, without an owner."""
+    """Deletes what nobody needs: logs, snapshots of managed disks, and copies of recovery points."""
 
     def __init__(self, targets: Mapping[str, Target], holders: Holders) -> None:
         self._targets = targets
@@ -136,7 +142,13 @@ class AuditTargetRepairs:
         look = _Look(request, stores.gateway, self._holders)
         repairs: Mapping[FindingCode, Repair] = {
             FindingCode.LOG_CONTAINER: lambda finding, _: self._delete_log(stores, look, finding),
-            FindingCode.DISK_SNAPSHOT: lambda finding, beat: self._delete_disk_snapshot(target, look, finding, beat),
+            FindingCode.DISK_SNAPSHOT: lambda finding, beat: self._delete_resource(
+                target, look, finding, target.cloud.delete_disk_snapshot, beat
+            ),
+            FindingCode.MANAGED_DISK: lambda finding, beat: self._delete_resource(
+                target, look, finding, target.cloud.delete_disk, beat
+            ),
+            FindingCode.POINT_COPIES: lambda finding, beat: self._delete_copies(target, look, finding, beat),
         }
         return _carry_out(stores.gateway, request, _ON_TARGET, repairs, beats.beat)
 
@@ -148,14 +160,25 @@ class AuditTargetRepairs:
         stores.log.delete_container(finding.key)
         return True
 
-    def _delete_disk_snapshot(self, target: Target, look: "_Look", finding: Finding, beat: Beat) -> bool:
-        group, name = finding.key.split("/")[4], finding.key.rpartition("/")[2]  # /subscriptions/<s>/resourceGroups/<group>/…
+    def _delete_copies(self, target: Target, look: "_Look", finding: Finding, beat: Beat) -> bool:
+        container, _, prefix = finding.key.partition("/")
+        listed = target.stores.seeds.describe_containers(container)
+        containers = tuple(seen_seeds(target.stores, one) for one in listed if one.name == container)
+        job = job_of_copy(f"{prefix}any")
+        if job is None or not look.still(finding, containers=containers):
+            return False
+        ref = ReplicationRef(look.installation, look.site, target.name, finding.instance_uuid, finding.replication_id)
+        target.points.delete_copies(ref, job, beat)
+        return True
+
+    def _delete_resource(self, target: Target, look: "_Look", finding: Finding, delete: "_Delete", beat: Beat) -> bool:
+        group, name = group_of(finding.key), finding.key.rpartition("/")[2]
         listed = target.cloud.list_owned(group, look.installation, beat)
         found = tuple(resource for resource in listed if resource.resource_id == finding.key)
         if not look.still(finding, resources=found):
             return False
         tags = {INSTALLATION_TAG: look.installation, REPLICATION_TAG: finding.replication_id}
-        target.cloud.delete_disk_snapshot(group, name, tags, beat)
+        delete(group, name, tags | ({JOB_TAG: found[0].job} if found[0].job else {}), beat)
         return True
 
 

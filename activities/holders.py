@@ -4,16 +4,19 @@ Activities run in threads, the client in the worker's event loop; each call here
 """
 
 import asyncio
-from collections.abc import Coroutine
+import dataclasses
+from collections.abc import Callable, Coroutine, Mapping
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from deltaferry.model.audit import RunningReplication, SeenLease
+from deltaferry.model.audit import KnownInAzure, RunningReplication, SeenLease
 from deltaferry.model.states import MigrationState, ReplicationState
 from workflows import names
+from workflows.messages.in_azure import job_of
+from workflows.messages.job import migration_job, planned_job, point_job, test_job
 from workflows.messages.slot import SlotsReleased, SlotsState
 from workflows.messages.views import StatusView
 
@@ -26,6 +29,14 @@ _PARKED = frozenset(
     {ReplicationState.PAUSED, ReplicationState.REPAIR_PENDING, ReplicationState.INITIAL_FAILED, ReplicationState.NONE}
 )
 """No cycle runs in these, and none begins by itself but a resync, which takes a snapshot of its own under a new key."""
+_MAKES: Mapping[str, tuple[Callable[[int], str], ...]] = {
+    "test": (test_job,),
+    "failover": (point_job,),
+    "migrate": (migration_job, planned_job),
+}
+"""By which tags is known what a job makes; its kind is that in its workflow id (`workflows/names.py`)."""
+_GOING_BACK = frozenset({"reprotect", "failback"})
+"""Kinds of jobs that take snapshots of managed disks."""
 _MIGRATING = frozenset({MigrationState.MIGRATION_QUEUED, MigrationState.MIGRATION_IN_PROGRESS})
 
 
@@ -91,7 +102,7 @@ class TemporalHolders:
         return found
 
     async def _ask(self, workflow_id: str, instance_uuid: str) -> RunningReplication | None:
-        jobs = await self._has_jobs(workflow_id)
+        jobs = await self._jobs(workflow_id)
         if not await self._runs(workflow_id):
             return RunningReplication(instance_uuid, None) if jobs else None
         try:
@@ -100,13 +111,16 @@ class TemporalHolders:
             )
         except (RPCError, WorkflowQueryFailedError):
             return RunningReplication(instance_uuid, None)
-        jobs = jobs or (status.job_id is not None and await self._runs(status.job_id))
-        parked = status.replication_state in _PARKED and status.migration_state not in _MIGRATING and not jobs
-        return RunningReplication(instance_uuid, status.replication_id, parked, has_jobs=jobs)
+        has_jobs = bool(jobs) or (status.job_id is not None and await self._runs(status.job_id))
+        parked = status.replication_state in _PARKED and status.migration_state not in _MIGRATING and not has_jobs
+        known = _with_jobs(status.in_azure, jobs) if status.in_azure is not None else None
+        return RunningReplication(instance_uuid, status.replication_id, parked, has_jobs, known)
 
-    async def _has_jobs(self, workflow_id: str) -> bool:
+    async def _jobs(self, workflow_id: str) -> list[str]:
+        """Return the ids of a replication's jobs that run, without the replication's own in front."""
         query = f"ExecutionStatus = 'Running' AND WorkflowId STARTS_WITH '{workflow_id}/'"
-        return bool([execution.id async for execution in self._client.list_workflows(query)])
+        found = [execution.id async for execution in self._client.list_workflows(query)]
+        return [job.removeprefix(f"{workflow_id}/") for job in found]
 
     async def _runs(self, workflow_id: str) -> bool:
         try:
@@ -132,6 +146,14 @@ class TemporalHolders:
             )
             for held in state.leases
         )
+
+
+def _with_jobs(known: KnownInAzure, jobs: list[str]) -> KnownInAzure:
+    """Return what a replication knows, and what jobs have in Azure that run without its knowledge: it was reset."""
+    kinds = {job.partition("/")[0] for job in jobs}
+    made = {tag(job_of(job)) for job in jobs for tag in _MAKES.get(job.partition("/")[0], ())}
+    takes = known.takes_disk_snapshots or not kinds.isdisjoint(_GOING_BACK)
+    return dataclasses.replace(known, jobs=tuple(sorted({*known.jobs, *made})), takes_disk_snapshots=takes)
 
 
 def _instance_uuid(holder: str) -> str:

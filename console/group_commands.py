@@ -5,25 +5,23 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 import typer
-from rich.console import Group, RenderableType
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHandle, WorkflowQueryFailedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from console import client as replicating
+from console.group_views import group_table, points_table
 from console.options import ConfigOption, JsonOption, ReasonOption, VmArgument, read_duration, validated
 from console.outcomes import CommandError, ExitCode
 from console.output import local_time
 from console.session import Session
 from deltaferry.model.errors import ErrorKind
-from deltaferry.model.recovery_points import SharedPoint
-from deltaferry.planning.phrases import count_text, duration_text
 from deltaferry.planning.replication_group import WARNING
 from workflows import names
-from workflows.groups.presenting import spread_text
 from workflows.messages.group import GroupResult, GroupView
-from workflows.messages.group_input import GroupInput, GroupMemberInput
+from workflows.messages.group_input import GroupChange, GroupInput, GroupMemberInput
 from workflows.messages.operator_input import Reason
 
 app = typer.Typer()
@@ -84,7 +82,7 @@ def create(
         )
         view = await _made(handle)
         session.output.result(
-            Group(Text(WARNING, style="yellow"), _view(view)),
+            Group(Text(WARNING, style="yellow"), group_table(view)),
             {"workflow_id": handle.id, "group": view, "warning": WARNING},
         )
 
@@ -115,7 +113,7 @@ def show(name: NameArgument, site: GroupSiteOption = None, config: ConfigOption 
     async def work(client: Client) -> None:
         handle = await _find(client, name, site)
         view = await _status(handle)
-        session.output.result(_view(view), {"workflow_id": handle.id, "group": view})
+        session.output.result(group_table(view), {"workflow_id": handle.id, "group": view})
 
     session.run(work)
 
@@ -137,7 +135,7 @@ def points(name: NameArgument, site: GroupSiteOption = None, config: ConfigOptio
             }
             for one in view.points
         ]
-        session.output.result(_points_table(view.points), {"workflow_id": handle.id, "points": rows})
+        session.output.result(points_table(view.points), {"workflow_id": handle.id, "points": rows})
 
     session.run(work)
 
@@ -166,6 +164,40 @@ def remove(
 ) -> None:
     """Take a VM out of a group; it goes on replicating on its own."""
     _change(Session(config, as_json=as_json), name, vm, site, "remove_member", reason)
+
+
+@group.command(epilog='Example: deltaferry group change shop --interval 2h --reason "the database is slow at night"')
+def change(
+    name: NameArgument,
+    interval: Annotated[
+        str | None,
+        typer.Option(metavar="DURATION", help='Between two shared points; "site" for the site\'s shortest interval again.'),
+    ] = None,
+    wait: Annotated[str | None, typer.Option(metavar="DURATION", help="How long all members are waited for, at most 1h.")] = None,
+    max_spread: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="How far apart the snapshots may be taken, at most 5m.")
+    ] = None,
+    site: GroupSiteOption = None,
+    reason: ReasonOption = "",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Change a group's settings while it runs; a point that is being taken keeps to those that it began with."""
+    session = Session(config, as_json=as_json)
+
+    async def work(client: Client) -> None:
+        durations = {"interval": None if interval == "site" else interval, "wait": wait, "max_spread": max_spread}
+        given = {key: read_duration(value) for key, value in durations.items() if value is not None}
+        request = validated(GroupChange, {"site_interval": interval == "site", "reason": reason, **given}, "change_group")
+        handle = await _find(client, name, site)
+        sentence = await replicating.update(handle, "change_group", request, within=_ACCEPT_WITHIN)
+        view = await _status(handle)
+        session.output.result(
+            Group(Text(sentence), group_table(view)),
+            {"workflow_id": handle.id, "operation": "change_group", "result": sentence, "group": view},
+        )
+
+    session.run(work)
 
 
 @group.command("take-point", epilog='Example: deltaferry group take-point shop --reason "before the release"')
@@ -259,27 +291,3 @@ async def _find(client: Client, name: str, site: str | None) -> WorkflowHandle[A
             ExitCode.NOT_FOUND, f"There is no replication group {name}.", "`deltaferry group list` shows those there are.", ErrorKind.BAD_INPUT
         )  # fmt: skip
     return client.get_workflow_handle(found[0])
-
-
-def _view(view: GroupView) -> RenderableType:
-    head = [
-        f"{view.name} at {view.site}: {count_text(len(view.members), 'member')}; {view.activity}",
-        f"A point every {duration_text(view.interval)}, snapshots within {duration_text(view.max_spread)}; "
-        f"members are waited for {duration_text(view.wait)}",
-    ]
-    members = Table("member", "replication", box=None, pad_edge=False)
-    for member in view.members:
-        members.add_row(member.vm, member.replication)
-    tried = Table("tried", "spread", "became", box=None, pad_edge=False)
-    for one in view.attempts:
-        spread = spread_text(one.spread) if one.spread is not None else ""
-        tried.add_row(local_time(one.began_at), spread, Text(one.sentence, style="" if one.shared else "yellow"))
-    warnings = [Text(warning, style="yellow") for warning in view.warnings]
-    return Group(*(Text(line) for line in head), *warnings, members, _points_table(view.points), tried)
-
-
-def _points_table(found: tuple[SharedPoint, ...]) -> RenderableType:
-    table = Table("taken", "spread", "VMs", "point", box=None, pad_edge=False)
-    for point in found:
-        table.add_row(local_time(point.taken_at), spread_text(point.spread), str(len(point.members)), f"shared:{point.key}")
-    return table

@@ -31,6 +31,7 @@ EXAMPLES = {
     "PlanInput": '{"plan": {"name": "shop", "groups": [{"name": "database", "vms": ["vm/lon1/5021f0…"]}]}, "run": "test", "network": "drill"}',
     "PlanDecision": '{"item": "database/after/check the data", "reason": "why", "by": "who"}',
     "GroupInput": '{"name": "shop", "site": "lon1", "members": ["vm/lon1/5021f0…", "vm/lon1/5021f1…"]}',
+    "GroupChange": '{"interval": "PT2H", "reason": "why"}',
     "GroupMemberInput": '{"member": "vm/lon1/5021f0…"}',
     "PlanAbort": '{"reason": "why", "by": "who"}',
     "PlanCleanUp": '{"leave": false}',

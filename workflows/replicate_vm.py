@@ -281,6 +281,10 @@ class ReplicateVm(EntityGroups):
         )
 
     def _should_roll_over(self) -> bool:
+        if any(
+            not cut.done() for cut in self._cut
+        ):  # it may not end for a day, where the site is gone: commands are served meanwhile
+            return False
         info = workflow.info()
         return (
             self._cycles_in_run >= CYCLES_PER_RUN

@@ -6,14 +6,16 @@ replicating on its own.
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from temporalio import workflow
-from temporalio.exceptions import FailureError
+from temporalio.exceptions import ApplicationError, FailureError
 
 with workflow.unsafe.imports_passed_through():
     from deltaferry.model.errors import ErrorKind
-    from deltaferry.planning.replication_group import contradictions
+    from deltaferry.planning.phrases import duration_text
+    from deltaferry.planning.replication_group import GroupRules, contradictions
     from workflows import names
     from workflows.groups.members import GroupMembers, member_of
     from workflows.groups.presenting import group_details, group_view, offered_keys
@@ -23,17 +25,21 @@ with workflow.unsafe.imports_passed_through():
         GroupState,
         GroupView,
     )
-    from workflows.messages.group_input import GroupInput
+    from workflows.messages.group_input import GroupChange, GroupInput
     from workflows.messages.operator_input import Reason
+    from workflows.messages.replication_state import Refusal
     from workflows.messages.site import SiteProfile
     from workflows.messages.slot import SlotsAskedBack, SlotsDelayed, SlotsGranted
-    from workflows.refusals import EXAMPLES
+    from workflows.refusals import EXAMPLES, UnreadableInputError, read_input
     from workflows.slots.holding import SlotHolder, ensure_arbiter
     from workflows.steps import cancellation_kept, refusal, tell
 
 _STATE = TypeAdapter(GroupState)
 _LONGEST_HISTORY = 1500
 _NO_REASON = Reason()
+_CHANGE = (
+    'input: {"interval": "PT2H", "site_interval": false, "wait": "PT15M", "max_spread": "PT10S", "reason": "why"}: what to change'
+)
 
 
 @workflow.defn(name=names.REPLICATION_GROUP)
@@ -49,6 +55,7 @@ class ReplicationGroup(GroupMembers):
         self._asked = False
         self._made = False
         self._readable = True
+        self._replanned = False
         if request is not None:
             self._state = GroupState(request.rules())
             if request.carried is not None:
@@ -128,6 +135,7 @@ class ReplicationGroup(GroupMembers):
         s = self._state
         keys, known = offered_keys(s, workflow.now()), len(s.members)
         s.points = tuple(point for point in s.points if point.key in keys)
+        self._replanned = False
         self._say("waiting for the next point")
         due = s.next_at if len(s.members) > 1 else None
         timeout = max(due - workflow.now(), timedelta(milliseconds=1)) if due is not None else None
@@ -135,6 +143,7 @@ class ReplicationGroup(GroupMembers):
             await workflow.wait_condition(
                 lambda: (
                     self._dissolving
+                    or self._replanned
                     or len(s.members) != known
                     or (self._asked and len(s.members) > 1)
                     or self._should_roll_over()
@@ -173,6 +182,52 @@ class ReplicationGroup(GroupMembers):
     def take_point_signal(self) -> None:
         """Take a point as soon as the members are idle; nothing while there are fewer than two."""
         self._asked = True
+
+    @workflow.update(name="change_group", description=f"Change how often, and how close together, points are taken. {_CHANGE}")
+    def change_group(self, change: GroupChange) -> str:
+        """Change the group's settings; a point that is being taken keeps to those that it began with."""
+        return self._change(change)
+
+    @change_group.validator
+    def _change_valid(self, change: GroupChange) -> None:
+        self._changed(change)
+
+    @workflow.signal(name="change_group", description=f"Change how often, and how close together, points are taken. {_CHANGE}")
+    def change_group_signal(self, change: Any = None) -> None:
+        """Change the group's settings; what is refused changes nothing, and is shown."""
+        refused = ""
+        try:
+            self._change(read_input("change_group", GroupChange, change))
+        except UnreadableInputError as error:
+            refused = str(error)
+        except ApplicationError as error:
+            refused = error.message
+        if refused:
+            self._state.last_refused = Refusal("change_group", refused, workflow.now())
+            self._present()
+
+    def _change(self, change: GroupChange) -> str:
+        s = self._state
+        s.rules, s.last_refused = self._changed(change), None
+        self._plan_anew()
+        self._replanned = True
+        self._present()
+        due = f"; the next one is due at {s.next_at:%Y-%m-%d %H:%M:%S} UTC" if s.next_at is not None else ""
+        return (
+            f"A point is taken every {duration_text(self._interval())}, its snapshots within {duration_text(s.rules.max_spread)} "
+            f"of each other, and members are waited for {duration_text(s.rules.wait)}{due}."
+        )
+
+    def _changed(self, change: GroupChange) -> GroupRules:
+        """Return the rules behind a change. Raises the refusal of one that cannot be."""
+        self._require_made()
+        request = self._request
+        assert request is not None
+        rules = change.rules(self._state.rules)
+        objection = change.objection() or " ".join(contradictions(request.name, (), rules))
+        if objection:
+            raise refusal(ErrorKind.BAD_INPUT, f"The group is not changed. {objection}")
+        return rules
 
     @workflow.update(name="dissolve", description='End the group; its VMs go on replicating. input: {"reason": "why"} or nothing')
     def dissolve(self, options: Reason = _NO_REASON) -> str:

@@ -19,7 +19,7 @@ from deltaferry.azure.vhd import fixed_footer
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR, VHD_FOOTER, round_up, seed_blob_size
-from deltaferry.ports.stores import SeedState
+from deltaferry.ports.stores import SeedState, StoredBlob
 
 FIRST_PASS = "first_pass"
 """The blob's metadata entry that names the first pass that wrote to it."""
@@ -73,6 +73,15 @@ class PageBlobSeeds(BlobContainers):
         with self.account.errors(f"listing the seeds of {container}"):
             try:
                 return tuple(str(name) for name in self.account.client.get_container_client(container).list_blob_names())
+            except ResourceNotFoundError:
+                return ()
+
+    def describe_blobs(self, container: str) -> tuple[StoredBlob, ...]:
+        """Return all blobs of a container, seeds and others; none for a container that does not exist."""
+        with self.account.errors(f"listing the blobs of {container}"):
+            try:
+                listed = self.account.client.get_container_client(container).list_blobs()
+                return tuple(StoredBlob(str(item.name), item.last_modified) for item in listed)
             except ResourceNotFoundError:
                 return ()
 

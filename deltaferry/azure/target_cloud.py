@@ -78,6 +78,10 @@ class AzureTarget:
         """Return the disks, disk snapshots and network interfaces of a resource group that carry an installation's tags."""
         return list_owned(self._arm, resource_group, installation, beat)
 
+    def delete_disk(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """Delete a managed disk if it carries the tags; no-op if it does not, or is gone."""
+        self._disks.delete(resource_group, name, tags, beat)
+
     def delete_vm(self, resource_group: str, name: str, disks: Sequence[str], tags: Mapping[str, str], beat: Beat) -> None:
         """Delete a VM, its NIC and the disks of these names, as far as they carry the tags; no-op for what is gone."""
         self._vms.delete(resource_group, name, tags, beat)

@@ -48,6 +48,9 @@ class FindingCode(StrEnum):
     NETWORK_INTERFACE = "NetworkInterface"
     OPEN_DISK_ACCESS = "OpenDiskAccess"
     TEST_VM = "TestVm"
+    VIRTUAL_MACHINE = "VirtualMachine"
+    VM_MISSING = "VmMissing"
+    POINT_COPIES = "PointCopies"
 
 
 class Verdict(StrEnum):
@@ -98,6 +101,16 @@ class SeenSource:
 
 
 @dataclass(frozen=True, slots=True)
+class SeenCopies:
+    """What a test or a failover has copied of a recovery point, to import managed disks from it."""
+
+    job: str
+    """What made them, as `SeenResource.job`."""
+    modified_at: datetime
+    """Of the one that was written last."""
+
+
+@dataclass(frozen=True, slots=True)
 class SeenContainer:
     """A container of a store."""
 
@@ -108,6 +121,8 @@ class SeenContainer:
     """None: it does not tell."""
     stray: tuple[str, ...] = ()
     """In a container of seeds: names of blobs that are no seed of a disk."""
+    copies: tuple[SeenCopies, ...] = ()
+    """Those of them that are copies of recovery points, by job."""
 
 
 class ResourceKind(StrEnum):
@@ -146,6 +161,10 @@ class SeenTarget:
     """Ids of replications whose commit record cannot be read."""
     containers: tuple[SeenContainer, ...]
     resources: tuple[SeenResource, ...]
+    groups: tuple[str, ...] = ()
+    """The resource groups that were looked through."""
+    read_at: datetime | None = None
+    """When that was begun; None where an earlier release looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +183,29 @@ class SeenLease:
 
 
 @dataclass(frozen=True, slots=True)
+class KnownVm:
+    """A VM in Azure that a replication says that it has made."""
+
+    resource_id: str
+    since: datetime
+    """When it ran first."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownInAzure:
+    """What a replication knows of what is its own in Azure: noted before it is made, and forgotten when it is deleted."""
+
+    jobs: tuple[str, ...]
+    """Tags of the tests, failovers and migrations that have made something, or may have."""
+    vms: tuple[KnownVm, ...] = ()
+    """Those that run, or did, and that nothing is about to delete or to replace."""
+    disk_snapshots: tuple[str, ...] = ()
+    """Names of those that the next pass back to the site is compared with."""
+    takes_disk_snapshots: bool = False
+    """Replication back to the site runs, or something of it does: it takes further ones and deletes them."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunningReplication:
     """A VM of the site for which a replication, or a job of one, runs."""
 
@@ -174,6 +216,8 @@ class RunningReplication:
     """It said that it waits for a person: no cycle and no job runs, and none begins by itself."""
     has_jobs: bool = True
     """A copy, resync or migration of it runs, or may do so."""
+    known: KnownInAzure | None = None
+    """What it said of what is its own in Azure; None: it was not asked, or did not say."""
 
 
 @dataclass(frozen=True, slots=True)

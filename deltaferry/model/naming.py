@@ -220,7 +220,12 @@ def hashes_name(cycle_key: str, disk_key: int, number: int) -> str:
 
 def disk_snapshot_name(replication: ReplicationRef, disk_key: int, cycle_key: str) -> str:
     """Return the name of a managed disk's snapshot in a pass back to the site: at most 80 of `[a-z0-9-]` (facts A1)."""
-    return f"df-{replication.replication_id}-{disk_key}-{cycle_key.removeprefix('reverse-')}"
+    return f"{disk_snapshot_prefix(replication.replication_id)}{disk_key}-{cycle_key.removeprefix('reverse-')}"
+
+
+def disk_snapshot_prefix(replication_id: str) -> str:
+    """Return how the names of all such snapshots of a replication begin."""
+    return f"df-{replication_id}-"
 
 
 def quiesce_name(cycle_key: str) -> str:
@@ -287,6 +292,12 @@ COPIES_PREFIX = "copies/"
 def copies_prefix(job: str) -> str:
     """Return how the names of the copies begin that a test migration or failover made; `job` is unique in the replication."""
     return f"{COPIES_PREFIX}{job}/"
+
+
+def job_of_copy(name: str) -> str | None:
+    """Return which job made a copy of a recovery point, or None for another blob."""
+    job, _, rest = name.removeprefix(COPIES_PREFIX).partition("/")
+    return job if name.startswith(COPIES_PREFIX) and job and rest else None
 
 
 def copy_name(job: str, cycle_key: str, disk_key: int) -> str:

@@ -64,6 +64,10 @@ _ENDED = judge_without_dr(_O.PAUSE, Situation(_R.NONE, _M.NONE))
 _FAILOVER = _yes(
     "The VM is started in Azure from the recovery point. No cycle runs and no point is pruned until commit or cancel_failover."
 )
+_FAILOVER_FOR_ROLLBACK = _yes(
+    "The VM is started in Azure from the recovery point. The rollback ends with the step that runs: the source VM may have been "
+    "powered on by then, and is shut down if it can be reached. No cycle runs and no point is pruned until commit or cancel_failover."
+)
 _FAILOVER_AGAIN = _yes("The failover is tried again, from the recovery point that the request names.")
 _PLANNED = _yes(
     "The source VM is shut down after an on-demand delta; a final delta follows, so that nothing is lost, and the VM is started in Azure."
@@ -218,7 +222,12 @@ def _starting(operation: DrOperation, situation: DrSituation) -> Verdict:
     if operation is _D.TEST_MIGRATE:
         return _TEST
     if operation is _D.FAILOVER:
-        return _FAILOVER
+        return _FAILOVER_FOR_ROLLBACK if situation.rolls_back else _FAILOVER
+    if situation.rolls_back:
+        return _no(
+            "The source VM is being powered on again: planned_failover is accepted when the rollback has ended; "
+            "failover takes a recovery point and ends the rollback."
+        )
     refusal = next((text for state, text in _PLANNED_REFUSED.items() if state is situation.replication), None)
     return _no(refusal) if refusal else _planned(situation)
 
@@ -280,6 +289,7 @@ def _as_before(replication: ReplicationState, migration: MigrationState, situati
         source_is_off=situation.source_is_off,
         waits_for_retry=situation.waits_for_retry,
         closed_until=situation.closed_until,
+        rolls_back=situation.rolls_back,
     )
 
 

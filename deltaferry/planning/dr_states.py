@@ -128,4 +128,5 @@ class DrSituation:
     source_is_off: bool = False
     waits_for_retry: bool = False
     closed_until: datetime | None = None
-    """As in `transitions.Situation`, these four."""
+    rolls_back: bool = False
+    """As in `transitions.Situation`, these five."""

@@ -28,6 +28,8 @@ class Situation:
     """Something failed, other than a migration, that is not tried again by itself: a health error waits for an operator."""
     closed_until: datetime | None = None
     """When the blackout window ends that is open now and not overridden; None if cycles may start."""
+    rolls_back: bool = False
+    """A rollback was asked for and has not ended: the source VM is being powered on, or about to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,6 +274,8 @@ def _stands_still(situation: Situation) -> bool:
 
 def _migrate(replication: ReplicationState, situation: Situation) -> Verdict:
     """Judge a migration; one that could not run its cycles, since a blackout window is open, is refused before anything is done."""
+    if situation.rolls_back:
+        return _no("The source VM is being powered on again: migrate_now is accepted when the rollback has ended.")
     verdict = _BY_REPLICATION[replication][_O.MIGRATE]
     if replication is _R.REPAIR_PENDING and _stands_still(situation):
         verdict = _GO_ON
@@ -290,6 +294,8 @@ def _rollback(situation: Situation) -> Verdict:
         return _no(
             "There is nothing to roll back: rollback is accepted after a migration has failed behind the source VM's shut-down."
         )
+    if situation.rolls_back:
+        return _no("The source VM is being powered on already: wait for the rollback's end.")
     if not situation.source_shut_down_by_us:
         return _no(
             "The migration failed before it shut the source VM down, so there is nothing to roll back: send migrate_now to try again."

@@ -85,6 +85,14 @@ class SeedState:
     """Cycle key of the first pass that wrote to the seed; None while it is pristine."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob in a container of seeds."""
+
+    name: str
+    modified_at: datetime
+
+
 class SeedStore(Protocol):
     """Seed disks: page blobs on a standard account, one container for each replication."""
 
@@ -108,6 +116,9 @@ class SeedStore(Protocol):
 
     def list_seeds(self, container: str) -> tuple[str, ...]:
         """Return the names of a container's seeds; none for a container that does not exist."""
+
+    def describe_blobs(self, container: str) -> tuple[StoredBlob, ...]:
+        """Return all blobs of a container, seeds and others; none for a container that does not exist."""
 
     def delete_seed(self, container: str, name: str) -> None:
         """Delete a seed with all its snapshots; no-op if it is gone."""

@@ -93,5 +93,8 @@ class TargetCloud(Protocol):
         None of a resource group that does not exist.
         """
 
+    def delete_disk(self, resource_group: str, name: str, tags: Mapping[str, str], beat: Beat) -> None:
+        """Delete a managed disk if it carries the tags; no-op if it does not, or is gone. Raises for one that a VM has."""
+
     def delete_vm(self, resource_group: str, name: str, disks: Sequence[str], tags: Mapping[str, str], beat: Beat) -> None:
         """Delete a VM, its NIC and the named disks, as far as they carry the tags; no-op for what is gone."""

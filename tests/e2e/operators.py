@@ -1,6 +1,8 @@
 """What an operator does beside the commands: adopt, and the buttons of the Temporal UI; and what is left of it."""
 
 import uuid
+from collections.abc import Collection
+from datetime import timedelta
 
 from temporalio.api.common.v1 import WorkflowExecution
 from temporalio.api.enums.v1 import EventType
@@ -9,16 +11,37 @@ from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ApplicationError, CancelledError
 
+from deltaferry.model.audit import Finding, FindingCode
 from deltaferry.model.naming import log_container
 from deltaferry.model.replication import CycleKind
 from lab.settings import SITE
 from tests.e2e.interventions import held, hold, paused
 from tests.e2e.replicated import Replicated
 from workflows import names
-from workflows.messages.operator_input import AdoptInput
+from workflows.messages.audit import AuditResult
+from workflows.messages.operator_input import AdoptInput, AuditInput
 from workflows.messages.slot import SlotsState
 from workflows.messages.step import AdoptResult
 from workflows.messages.views import StatusView
+
+NO_GRACE = timedelta(0)
+
+
+async def audit(client: Client, *, dry_run: bool = False, grace: timedelta | None = NO_GRACE) -> AuditResult:
+    """Audit the lab's site; what is a moment old counts, unless something else is said."""
+    result: AuditResult = await client.execute_workflow(
+        names.SITE_AUDIT,
+        AuditInput(SITE, dry_run, grace),
+        id=f"{names.audit_id(SITE)}/{uuid.uuid4()}",
+        task_queue=names.CONTROL_QUEUE,
+        result_type=AuditResult,
+    )
+    return result
+
+
+def found_of(vm: Replicated, findings: Collection[Finding]) -> dict[FindingCode, Finding]:
+    """Return what was found of a VM; other tests' VMs may have left something."""
+    return {finding.code: finding for finding in findings if finding.instance_uuid == vm.source.instance_uuid}
 
 
 async def adopt(vm: Replicated) -> AdoptResult:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,33 +20,24 @@ from deltaferry.model.vm import Claim
 from lab.settings import SITE
 from lab.world import World
 from tests.e2e.interventions import eventually, paused
-from tests.e2e.operators import goes_on_with_deltas, hold_a_delta, leases, let_go, refusal_of, terminate
+from tests.e2e.operators import (
+    audit,
+    found_of,
+    goes_on_with_deltas,
+    hold_a_delta,
+    leases,
+    let_go,
+    refusal_of,
+    terminate,
+)
 from tests.e2e.replicated import Replicated
 from workers.settings import load_settings
 from workers.wiring import build_site
 from workflows import names
 from workflows.messages.audit import AuditResult
-from workflows.messages.operator_input import AuditInput
 
 _ROOT = Path(__file__).parents[2]
-_NO_GRACE = timedelta(0)
 _RESULT = TypeAdapter(AuditResult)
-
-
-async def _audit(client: Client, *, dry_run: bool = False, grace: timedelta | None = _NO_GRACE) -> AuditResult:
-    result: AuditResult = await client.execute_workflow(
-        names.SITE_AUDIT,
-        AuditInput(SITE, dry_run, grace),
-        id=f"{names.audit_id(SITE)}/{uuid.uuid4()}",
-        task_queue=names.CONTROL_QUEUE,
-        result_type=AuditResult,
-    )
-    return result
-
-
-def _of(vm: Replicated, findings: Collection[Finding]) -> dict[FindingCode, Finding]:
-    """Return what was found of a VM; other tests' VMs may have left something."""
-    return {finding.code: finding for finding in findings if finding.instance_uuid == vm.source.instance_uuid}
 
 
 async def _command(world: World, *arguments: str) -> tuple[int, AuditResult]:
@@ -66,8 +56,8 @@ async def test_an_audit_in_the_middle_of_a_cycle_finds_nothing_and_touches_nothi
     await vm.enable_and_sync()
     await hold_a_delta(vm)
     held = vm.our_snapshots()
-    result = await _audit(vm.client)
-    assert _of(vm, result.findings) == {}
+    result = await audit(vm.client)
+    assert found_of(vm, result.findings) == {}
     assert (len(held), vm.our_snapshots(), await leases(vm)) == (1, held, [vm.handle.id])
     let_go(vm)
     await goes_on_with_deltas(vm)
@@ -83,31 +73,31 @@ async def test_what_a_lost_replication_left_is_shown_then_repaired_and_then_gone
     await hold_a_delta(vm)
     await terminate(vm)
     let_go(vm)
-    adoptable = _of(vm, (await _audit(vm.client)).findings)
+    adoptable = found_of(vm, (await audit(vm.client)).findings)
     assert {finding.verdict for finding in adoptable.values()} == {Verdict.REPORT}
     assert FindingCode.NOT_RUNNING in adoptable
     assert (len(vm.our_snapshots()), await leases(vm)) == (1, [vm.handle.id])
 
     with vm.blobs("gateway").get_container_client(gateway_container(vm.reference)) as gateway:
         gateway.delete_blob(COMMIT_RECORD)
-    assert _of(vm, (await _audit(vm.client, grace=timedelta(hours=1))).findings).keys() <= {FindingCode.CLAIM}
+    assert found_of(vm, (await audit(vm.client, grace=timedelta(hours=1))).findings).keys() <= {FindingCode.CLAIM}
     code, shown = await _command(vm.world, "--dry-run", "--grace", "PT0S")
     repairable = {FindingCode.SNAPSHOT, FindingCode.LEASE, FindingCode.LOG_CONTAINER}
-    found = _of(vm, shown.findings)
+    found = found_of(vm, shown.findings)
     assert (code, {c for c, finding in found.items() if finding.verdict is Verdict.REPAIR}) == (1, repairable)
     assert (len(vm.our_snapshots()), await leases(vm)) == (1, [vm.handle.id]), "a dry run changes nothing"
 
-    repaired = _of(vm, (await _audit(vm.client)).findings)
+    repaired = found_of(vm, (await audit(vm.client)).findings)
     assert {c for c, finding in repaired.items() if finding.outcome is Outcome.REPAIRED} == repairable, repaired
     assert vm.our_snapshots() == []
     assert not vm.world.vcenter_control.vm(vm.name).consolidation_needed
     await eventually(lambda: _has_no_leases(vm), "released slots")
 
-    left = _of(vm, (await _audit(vm.client)).findings)
+    left = found_of(vm, (await audit(vm.client)).findings)
     assert set(left) == {FindingCode.CLAIM, FindingCode.SEED_DISKS, FindingCode.BOOKKEEPING}
     assert {finding.verdict for finding in left.values()} == {Verdict.REPORT}
     await asyncio.to_thread(_do_what_it_says, vm)
-    assert _of(vm, (await _audit(vm.client)).findings) == {}
+    assert found_of(vm, (await audit(vm.client)).findings) == {}
     await vm.enable()  # nothing stands in the way any more
 
 
@@ -133,8 +123,8 @@ async def test_snapshots_of_others_and_of_other_installations_stay(vm: Replicate
     ours, theirs = cycle_of("lab"), cycle_of("other")
     for name in (theirs, ours, "by hand"):
         vm.world.vcenter_control.take_snapshot(vm.source.moref, name)
-    result = await _audit(vm.client)
-    assert [(f.code, f.outcome) for f in _of(vm, result.findings).values()] == [(FindingCode.SNAPSHOT, Outcome.REPAIRED)]
+    result = await audit(vm.client)
+    assert [(f.code, f.outcome) for f in found_of(vm, result.findings).values()] == [(FindingCode.SNAPSHOT, Outcome.REPAIRED)]
     assert [snapshot.name for snapshot in vm.world.vcenter_control.vm(vm.name).snapshots] == [theirs, "by hand"]
 
 
@@ -144,7 +134,7 @@ async def test_a_paused_replications_forgotten_snapshot_is_removed_and_it_goes_o
     await paused(vm)
     forgotten = snapshot_name(vm.reference, f"99-{uuid.uuid4()}")
     vm.world.vcenter_control.take_snapshot(vm.source.moref, forgotten)
-    found = _of(vm, (await _audit(vm.client)).findings)
+    found = found_of(vm, (await audit(vm.client)).findings)
     assert [(f.code, f.outcome) for f in found.values()] == [(FindingCode.SNAPSHOT, Outcome.REPAIRED)]
     assert vm.our_snapshots() == []
     await vm.handle.execute_update("resume")
@@ -171,7 +161,7 @@ async def test_audits_without_a_grace_time_never_disturb_a_replication_from_its_
     async def audit_again_and_again(stop: asyncio.Event) -> list[Finding]:
         found: list[Finding] = []
         while not stop.is_set():
-            found += _of(vm, (await _audit(vm.client)).findings).values()
+            found += found_of(vm, (await audit(vm.client)).findings).values()
         return found
 
     stop = asyncio.Event()

@@ -9,6 +9,7 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import MigrationState, ReplicationState
 from deltaferry.planning.dr_states import DrState
+from tests.replay.cut_scenarios import changed_group, failed_over_at_once
 from tests.workflows.site_bench import QUICK, Bench, Running, eventually
 from workflows import names
 from workflows.messages.group import GroupResult, GroupView
@@ -323,4 +324,6 @@ SCENARIOS: dict[str, Scenario] = {
     "recovery-plan": recovery_plan,
     "replication-group": replication_group,
     "the-way-home": the_way_home,
+    "failed-over-at-once": failed_over_at_once,
+    "changed-group": changed_group,
 }

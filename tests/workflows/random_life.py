@@ -306,6 +306,9 @@ class Life:
             wrong.append(f"one VM is in Azure, and there are {ours}")
         if not in_azure and not may_be_left and ours:
             wrong.append(f"nothing explains {ours}")
+        unnamed = {*ledger.cloud, *world.copies}.difference(view.in_azure.jobs if view.in_azure is not None else ())
+        if unnamed:
+            wrong.append(f"an audit would take {sorted(unnamed)} for nobody's")
         if in_azure and view.failover is not None and migration in (_S.FAILED_OVER, _S.COMMITTED, _S.FAILBACK_READY):
             wrong += [
                 f"the VM is of {made.content}, and its point of {ledger.points.get(view.failover.point_key)}"

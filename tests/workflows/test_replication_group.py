@@ -1,6 +1,5 @@
 """Replication groups on a real server: what makes a point shared, what keeps it from being so, and that nobody is stuck."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,41 +12,12 @@ from deltaferry.model.errors import ErrorKind
 from deltaferry.model.replication import CycleKind
 from deltaferry.model.states import ReplicationState
 from deltaferry.planning.dr_states import DrState
-from tests.workflows.site_bench import Bench, Running, eventually
+from tests.workflows.group_bench import attempt_of, start_group, two_members, until_group
+from tests.workflows.site_bench import Bench, eventually
 from workflows import names
-from workflows.messages.group import GroupResult, GroupView, PointAttempt, TogetherInput
+from workflows.messages.group import GroupResult, TogetherInput
 from workflows.messages.slot import HeldLease
 from workflows.messages.step import BeginCycleInput, OnReplication
-
-_NEVER = "PT10H"
-
-
-async def _group(bench: Bench, *members: Running, **given: Any) -> WorkflowHandle[Any, Any]:
-    """Start a group, as a person does, that takes its first point at once and the next one in ten hours."""
-    workflow_id = names.group_id(bench.site, "shop")
-    bench.started.append(workflow_id)
-    ids = [member.workflow_id for member in members]
-    request = {"name": "shop", "site": bench.site, "members": ids, "interval": _NEVER, **given}
-    return await bench.client.start_workflow(
-        names.REPLICATION_GROUP, request, id=workflow_id, task_queue=names.CONTROL_QUEUE, result_type=GroupResult
-    )
-
-
-async def _until(group: WorkflowHandle[Any, Any], condition: Callable[[GroupView], bool], what: str) -> GroupView:
-    last: list[GroupView] = []
-
-    async def holds() -> bool:
-        last[:] = [await group.query("status", result_type=GroupView)]
-        return condition(last[0])
-
-    await eventually(holds, what)
-    return last[0]
-
-
-async def _attempt(group: WorkflowHandle[Any, Any], number: int = 1) -> tuple[GroupView, PointAttempt]:
-    """Wait until so many points were tried for; return what the group shows, and the last of them."""
-    view = await _until(group, lambda view: len(view.attempts) >= number, f"{number} tried points")
-    return view, view.attempts[0]
 
 
 async def _refused(group: WorkflowHandle[Any, Any]) -> str:
@@ -57,14 +27,10 @@ async def _refused(group: WorkflowHandle[Any, Any]) -> str:
     return failed.value.cause.message
 
 
-async def _two(bench: Bench) -> tuple[Running, Running]:
-    return await bench.replicated("web-01", placed=True), await bench.replicated("web-02", placed=True)
-
-
 async def test_a_point_that_every_member_commits_is_shared_and_offered_to_a_failover(bench: Bench) -> None:
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
-    view, attempt = await _attempt(group)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
+    view, attempt = await attempt_of(group)
     assert attempt.shared, attempt
     (point,) = view.points
     assert point.spread == bench.world.spread
@@ -85,22 +51,22 @@ async def test_a_point_that_every_member_commits_is_shared_and_offered_to_a_fail
 
 async def test_the_group_asks_for_the_slots_of_all_members_at_once(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     held = (await bench.slots()).leases
     assert {lease.wanted.holder for lease in held} == {group.id}
     assert sorted(lease.wanted.replication for lease in held) == sorted([first.workflow_id, second.workflow_id])
     assert sum(count for lease in held for _, count in lease.wanted.placement.datastores) == 4
     hold.release()
-    assert (await _attempt(group))[1].shared
+    assert (await attempt_of(group))[1].shared
 
 
 async def test_members_whose_disks_do_not_fit_beside_each_other_transfer_in_turns(bench: Bench) -> None:
     bench.profile(disks_per_appliance=2)
     hold = bench.world.hold("transfer")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
 
     def in_transfer(leases: tuple[HeldLease, ...]) -> int:
@@ -115,16 +81,16 @@ async def test_members_whose_disks_do_not_fit_beside_each_other_transfer_in_turn
     assert bench.world.count("transfer") == 1
     assert bench.world.most_snapshots == 2
     hold.release()
-    assert (await _attempt(group))[1].shared
+    assert (await attempt_of(group))[1].shared
     for running in (first, second):
         await bench.until_no_leases(running.workflow_id)
 
 
 async def test_a_snapshot_is_released_when_another_member_gets_none_and_all_go_alone(bench: Bench) -> None:
     bench.world.no_snapshot_of[bench.name_of("web-02")] = ErrorKind.SNAPSHOT_REFUSED
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
-    view, attempt = await _attempt(group)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
+    view, attempt = await attempt_of(group)
     assert not attempt.shared
     assert "SnapshotRefused" in attempt.sentence
     assert view.points == ()
@@ -140,14 +106,14 @@ async def test_a_snapshot_is_released_when_another_member_gets_none_and_all_go_a
 
 
 async def test_a_member_that_fails_in_its_transfer_costs_the_others_only_the_shared_point(bench: Bench) -> None:
-    first, second = await _two(bench)
+    first, second = await two_members(bench)
     hold = bench.world.hold("transfer", second.vm)
-    group = await _group(bench, first, second)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await first.until_committed(2)
     bench.world.fail("apply", ErrorKind.CHECKSUM_MISMATCH)
     hold.release()
-    view, attempt = await _attempt(group)
+    view, attempt = await attempt_of(group)
     assert not attempt.shared
     assert attempt.sentence.startswith(f"{second.vm} did not commit it: ChecksumMismatch")
     assert view.points == ()
@@ -160,9 +126,9 @@ async def test_a_member_that_fails_in_its_transfer_costs_the_others_only_the_sha
 
 async def test_snapshots_that_are_too_far_apart_make_points_that_are_not_shared(bench: Bench) -> None:
     bench.world.spread = timedelta(seconds=3)
-    first, second = await _two(bench)
-    group = await _group(bench, first, second, max_spread="PT1S")
-    _, attempt = await _attempt(group)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second, max_spread="PT1S")
+    _, attempt = await attempt_of(group)
     assert not attempt.shared
     assert attempt.spread == timedelta(seconds=3)
     assert [(await running.status()).cycles_committed for running in (first, second)] == [2, 2]
@@ -174,8 +140,8 @@ async def test_a_member_that_is_not_idle_in_time_lets_the_others_go_alone(bench:
     first = await bench.replicated("web-01", placed=True)
     second = await bench.replicated("web-02", due=True, placed=True)
     await hold.reached()
-    group = await _group(bench, first, second, wait="PT2S")
-    _, attempt = await _attempt(group)
+    group = await start_group(bench, first, second, wait="PT2S")
+    _, attempt = await attempt_of(group)
     assert attempt.sentence == f"{second.vm} did not become idle in time"
     await first.update("pause")
     await first.update("resume")
@@ -183,17 +149,17 @@ async def test_a_member_that_is_not_idle_in_time_lets_the_others_go_alone(bench:
     hold.release()
     await second.until_committed(2)
     await group.execute_update("take_point")
-    assert (await _attempt(group, 2))[1].shared
+    assert (await attempt_of(group, 2))[1].shared
 
 
 async def test_a_group_without_slots_in_time_lets_its_members_go_alone(bench: Bench) -> None:
     bench.world.profile = replace(bench.world.profile, snapshots_per_datastore=4)
     hold = bench.world.hold("transfer", bench.name_of("web-03"))
-    first, second = await _two(bench)
+    first, second = await two_members(bench)
     await bench.replicated("web-03", due=True, placed=True)
     await hold.reached()
-    group = await _group(bench, first, second, wait="PT2S")
-    _, attempt = await _attempt(group)
+    group = await start_group(bench, first, second, wait="PT2S")
+    _, attempt = await attempt_of(group)
     assert attempt.sentence == "there were no slots for all members in time"
     assert bench.world.count("take_together") == 0
     await bench.until_no_leases(group.id)
@@ -205,25 +171,25 @@ async def test_a_group_without_slots_in_time_lets_its_members_go_alone(bench: Be
 
 async def test_a_member_for_which_something_is_asked_meanwhile_takes_the_point_from_the_others(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await first.update("pause")
 
     hold.release()
-    _, attempt = await _attempt(group)
+    _, attempt = await attempt_of(group)
     assert attempt.sentence.startswith(f"{first.vm} does not hold still")
     await first.until_state(ReplicationState.PAUSED)
     assert bench.world.snapshots == {}
     await group.execute_update("take_point")
-    _, attempt = await _attempt(group, 2)
+    _, attempt = await attempt_of(group, 2)
     assert attempt.sentence == f"{first.vm} does not hold still: it is in Paused"
 
 
 async def test_an_unplanned_failover_waits_for_no_group(bench: Bench) -> None:
     hold = bench.world.hold("take_together", deaf=True)
-    first, second = await _two(bench)
-    await _group(bench, first, second)
+    first, second = await two_members(bench)
+    await start_group(bench, first, second)
     await hold.reached()
     await first.update("failover", {"point": "latest"})
     await first.until_migration(DrState.FAILED_OVER)
@@ -232,8 +198,8 @@ async def test_an_unplanned_failover_waits_for_no_group(bench: Bench) -> None:
 
 async def test_a_terminated_group_holds_nobody_who_has_something_to_do(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await group.terminate("by mistake")
     await second.update("pause")
@@ -244,8 +210,8 @@ async def test_a_terminated_group_holds_nobody_who_has_something_to_do(bench: Be
 @pytest.mark.chaos
 async def test_members_of_a_terminated_group_go_alone_by_themselves(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await group.terminate("by mistake")
     for running in (first, second):
@@ -254,18 +220,18 @@ async def test_members_of_a_terminated_group_go_alone_by_themselves(bench: Bench
     await first.update("resume")
     await first.until_committed(2)
     hold.release()
-    again = await _group(bench, first, second)
-    assert (await _attempt(again))[1].shared
+    again = await start_group(bench, first, second)
+    assert (await attempt_of(again))[1].shared
 
 
 async def test_a_member_that_is_terminated_after_the_snapshots_costs_only_the_shared_point(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await second.handle.terminate("by mistake")
     hold.release()
-    _, attempt = await _attempt(group)
+    _, attempt = await attempt_of(group)
     assert attempt.sentence == f"{second.vm} did not commit it: it does not run"
     await first.until_committed(2)
     assert second.vm not in bench.world.snapshots
@@ -274,17 +240,17 @@ async def test_a_member_that_is_terminated_after_the_snapshots_costs_only_the_sh
     assert adopted.adopted == (second.workflow_id,)
     await second.until_state(ReplicationState.DELTA_SYNC)
     await group.execute_update("take_point")
-    assert (await _attempt(group, 2))[1].shared
+    assert (await attempt_of(group, 2))[1].shared
 
 
 async def test_a_member_that_is_stopped_leaves_the_group(bench: Bench) -> None:
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
-    await _attempt(group)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
+    await attempt_of(group)
     await second.until_state(ReplicationState.DELTA_SYNC)
     await second.update("stop")
     await second.ended()
-    view = await _until(group, lambda view: len(view.members) == 1, "one member")
+    view = await until_group(group, lambda view: len(view.members) == 1, "one member")
     assert any(second.vm in warning for warning in view.warnings)
     with pytest.raises(WorkflowUpdateFailedError) as failed:
         await group.execute_update("take_point")
@@ -293,14 +259,14 @@ async def test_a_member_that_is_stopped_leaves_the_group(bench: Bench) -> None:
 
 
 async def test_members_come_and_go_and_the_group_is_dissolved(bench: Bench) -> None:
-    first, second = await _two(bench)
+    first, second = await two_members(bench)
     third = await bench.replicated("web-03")
-    group = await _group(bench, first, second)
-    await _attempt(group)
+    group = await start_group(bench, first, second)
+    await attempt_of(group)
     sentence: str = await group.execute_update("add_member", {"member": third.workflow_id}, result_type=str)
     assert "The whole group pays for its shared points" in sentence
     await group.execute_update("take_point")
-    view, attempt = await _attempt(group, 2)
+    view, attempt = await attempt_of(group, 2)
     assert attempt.sentence == "shared by 3 VMs"
     assert len(view.points[0].members) == 3
     await group.execute_update("remove_member", {"member": first.workflow_id})
@@ -312,9 +278,9 @@ async def test_members_come_and_go_and_the_group_is_dissolved(bench: Bench) -> N
 
 
 async def test_a_vm_is_in_one_group_at_a_time(bench: Bench) -> None:
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
-    await _attempt(group)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
+    await attempt_of(group)
     workflow_id = names.group_id(bench.site, "other")
     bench.started.append(workflow_id)
     request = {"name": "other", "site": bench.site, "members": [first.workflow_id, second.workflow_id]}
@@ -360,16 +326,16 @@ async def test_a_group_of_vms_that_do_not_replicate_is_refused(bench: Bench) -> 
 
 async def test_a_group_whose_snapshots_could_never_be_held_together_is_refused(bench: Bench) -> None:
     bench.world.profile = replace(bench.world.profile, snapshots_per_datastore=3)
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     assert "The group has 4 disks on the datastore datastore-01, where 3 disk snapshots may be held" in await _refused(group)
 
 
 async def test_an_arbiter_that_starts_afresh_learns_what_a_group_holds(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
     bench.world.segments[CycleKind.DELTA] = 2
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await bench.arbiter.terminate("by mistake")
     bench.world.holders = (group.id, first.workflow_id, second.workflow_id)
@@ -380,15 +346,15 @@ async def test_an_arbiter_that_starts_afresh_learns_what_a_group_holds(bench: Be
 
     await eventually(known, "the group's leases")
     hold.release()
-    assert (await _attempt(group))[1].shared
+    assert (await attempt_of(group))[1].shared
     for holder in (group.id, first.workflow_id, second.workflow_id):
         await bench.until_no_leases(holder)
 
 
 async def test_a_cancelled_group_leaves_neither_snapshots_nor_slots_nor_members(bench: Bench) -> None:
     hold = bench.world.hold("take_together")
-    first, second = await _two(bench)
-    group = await _group(bench, first, second)
+    first, second = await two_members(bench)
+    group = await start_group(bench, first, second)
     await hold.reached()
     await group.cancel()
     with pytest.raises(WorkflowFailureError):
@@ -404,18 +370,18 @@ async def test_a_cancelled_group_leaves_neither_snapshots_nor_slots_nor_members(
 
 @pytest.mark.chaos
 async def test_a_group_goes_on_in_a_new_run_with_its_members_and_points(bench: Bench) -> None:
-    first, second = await _two(bench)
+    first, second = await two_members(bench)
     for running in (first, second):
         await running.update("update_policy", {"name": "gold", "rpo_threshold": "PT4H"})
-    group = await _group(bench, first, second)
+    group = await start_group(bench, first, second)
     before = (await group.describe()).run_id
     number = 1
     while (await group.describe()).run_id == before:
-        view, attempt = await _attempt(group, min(number, 20))
+        view, attempt = await attempt_of(group, min(number, 20))
         assert attempt.shared, attempt
         await group.signal("take_point")
         number = int(view.attempts[0].key.partition("-")[0]) + 1
-    view = await _until(group, lambda view: view.attempts[0].key.startswith(f"{number}-"), "a point of the new run")
+    view = await until_group(group, lambda view: view.attempts[0].key.startswith(f"{number}-"), "a point of the new run")
     assert view.attempts[0].shared
     assert len(view.points) == number
     assert (view.interval, [member.vm for member in view.members]) == (timedelta(hours=10), [first.vm, second.vm])

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from abc import abstractmethod
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -49,6 +50,9 @@ class Entity(RecoveryCommands):
         self._cycles_in_run = 0
         self._retry = False
         self._rollback = False
+        self._rolls_back = False
+        self._powers_on = False
+        """A rollback runs; and it has come to powering the source on."""
         self._settings_came = False
         self._starting = False
         """A test's job is being started, which a run does not end in the middle of."""
@@ -61,8 +65,11 @@ class Entity(RecoveryCommands):
         """What this run has started to replicate back to the site: its workflow id, and its end."""
         self._settling = False
         """A cycle is committed, and its recovery point is being written."""
-        self._cut: list[asyncio.Task[None]] = []
-        """Cycles that an unplanned failover has cut, and that have not let go yet."""
+        self._cut: list[asyncio.Task[Any]] = []
+        """What an unplanned failover has cut and has not let go yet: cycles, the end of a resync, a reading, a rollback."""
+        self._cycle_cut = False
+        self._rollback_cut = False
+        """Whether the last of them was cut: one whose step ends well all the same does not hear of its cancellation."""
         self._continue_after_migration = False
         self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
@@ -83,6 +90,7 @@ class Entity(RecoveryCommands):
             source_is_off=s.source_off_by_us,
             waits_for_retry=s.replication_state is _R.INITIAL_FAILED or self._commit_has_failed(),
             closed_until=self.closed_until(),
+            rolls_back=self._rollback or self._rolls_back,
         )
 
     def accept(self, operation: AnyOperation, argument: Any) -> None:
@@ -187,8 +195,8 @@ class Entity(RecoveryCommands):
         self._present()
 
     @abstractmethod
-    async def _cut_has_ended(self) -> None:
-        """Wait until the cycles that an unplanned failover has cut have let go of snapshot and slots."""
+    async def _cut_has_ended(self, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until what an unplanned failover has cut has let go of snapshot and slots, `unless` holds; return whether it has."""
 
     @abstractmethod
     def _look_at_rpo(self) -> None:

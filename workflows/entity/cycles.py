@@ -97,12 +97,17 @@ class EntityCycles(Entity):
         def settled() -> None:
             self._settling = False
 
+        def note(activity: str) -> None:
+            if self._cycle_cut:
+                raise asyncio.CancelledError
+            self._say(activity)
+
         await self._cut_has_ended()
-        self._running = True
+        self._running, self._cycle_cut = True, False
         self._cycles_in_run += 1
         try:
             record, failure = await run_cycle(
-                self._replication, self._state, self._slots, kind, self._say, committed, settled, unless, together
+                self._replication, self._state, self._slots, kind, note, committed, settled, unless, together
             )
         finally:
             self._running = self._settling = False

@@ -6,6 +6,8 @@ for nothing of the site: a cycle that runs is told to end, and its end is not wa
 
 import asyncio
 import dataclasses
+from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from temporalio import workflow
@@ -23,7 +25,7 @@ from workflows.entity.rpo import EntityRpo
 from workflows.from_point import delete_all_made, unpin
 from workflows.messages.dr import PrunePointsInput
 from workflows.messages.dr_state import FailoverState, MadeInAzure
-from workflows.messages.job import FromPointInput, JobReport, MadeVm, MigrateInput, point_job
+from workflows.messages.job import FromPointInput, JobReport, MadeVm, MigrateInput, planned_job, point_job
 from workflows.messages.operator_input import ChangePointOptions, FailoverOptions, MigrateOptions
 from workflows.messages.replication_state import FailureView, MigrationResult
 from workflows.policies import SETTLE
@@ -31,6 +33,9 @@ from workflows.reporting import is_running
 from workflows.steps import failure_of, health_error, perform
 
 _R, _M, _S = ReplicationState, MigrationState, DrState
+
+_STEP_ENDS_WITHIN = timedelta(minutes=1)
+"""How long a failover waits for the step of a rollback that it has cut: more than a dead worker is noticed within."""
 
 
 class EntityFailover(EntityRpo):
@@ -132,7 +137,7 @@ class EntityFailover(EntityRpo):
             choice=choice,
             target=failover.target,
             reason=failover.options.reason or "failover",
-            shut_down_source=failover.options.shut_down_source and not s.source_off_by_us,
+            shut_down_source=failover.options.shut_down_source and (failover.source_may_run or not s.source_off_by_us),
             replaces=failover.made,
             keep_pin=True,
         )
@@ -178,7 +183,9 @@ class EntityFailover(EntityRpo):
     def _note_running(self, failover: FailoverState, made: MadeVm | MigrationResult) -> None:
         """Take over that the VM runs in Azure."""
         s = self._state
-        note = (made.note,) if isinstance(made, MigrationResult) and made.note else ()
+        note: tuple[str, ...] = (made.note,) if isinstance(made, MigrationResult) and made.note else ()
+        if failover.source_may_run and not made.source_shut_down:
+            note += ("A rollback was cut that was powering the source VM on: look whether it runs.",)
         s.failover = dataclasses.replace(
             failover, job_id="", running_at=workflow.now(), information=(*made.information, *note), phases=made.phases
         )
@@ -217,7 +224,7 @@ class EntityFailover(EntityRpo):
             options,
             failover.target,
             s.source_off_by_us,
-            _planned_job(failover),
+            planned_job(failover.number),
         )
         self._say("failing over as planned")
         await self._record()
@@ -249,7 +256,7 @@ class EntityFailover(EntityRpo):
         s.source_off_by_us = s.source_off_by_us or result is None or result.source_shut_down
         s.replication_state = _R.NONE
         s.next_due, s.next_reason = None, ""
-        job = self._made_by(failover, _planned_job(failover), None)
+        job = self._made_by(failover, planned_job(failover.number), None)
         if result is None or result.target_vm_id is None:
             self._note_failed(failover, job, report.error or (result.error if result is not None else None))
             return
@@ -351,22 +358,47 @@ class EntityFailover(EntityRpo):
             await work
             return
         work.cancel()
+        self._cycle_cut = True
         self._cut.append(work)
 
-    async def _cut_has_ended(self) -> None:
-        """Wait until the cycles that were cut have let go of snapshot and slots: what comes next would lose its own to them."""
+    async def _roll_back(self) -> None:
+        """Roll back, unless an unplanned failover goes before it: then the rollback ends with the step that runs.
+
+        That step is told to end, and waited for, but not for long: what it does at the site may come too late all the same.
+        """
+        if self._goes_before_everything():
+            self._rollback = False
+            return
+        self._rolls_back, self._powers_on, self._rollback_cut = True, False, False
+        rollback = asyncio.create_task(super()._roll_back())
+        try:
+            await self._let_run(rollback)
+            if not rollback.done():
+                self._rollback_cut = True
+                await workflow.wait_condition(
+                    rollback.done, timeout=_STEP_ENDS_WITHIN, timeout_summary="the end of the rollback's step"
+                )
+        except TimeoutError:
+            workflow.logger.warning("the step of the rollback that a failover has cut goes on")
+        finally:
+            self._rolls_back = False
+        await self._cut_has_ended(unless=lambda: True)
+        s = self._state
+        if self._powers_on and s.failover is not None and s.source_off_by_us:
+            s.failover = dataclasses.replace(s.failover, source_may_run=True)
+
+    async def _cut_has_ended(self, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until what was cut has let go of snapshot and slots: what comes next would lose its own to them."""
         while self._cut:
             cut = self._cut[0]
-            await workflow.wait_condition(cut.done)
+            await workflow.wait_condition(lambda: cut.done() or unless())  # noqa: B023 - called before the next turn
+            if not cut.done():
+                return False
             self._cut.remove(cut)
             error = None if cut.cancelled() else cut.exception()
             if error is not None and not is_cancelled_exception(error):
-                workflow.logger.warning("the cycle that a failover cut ended badly: %s", failure_of(error).kind.value)
-
-
-def _planned_job(failover: FailoverState) -> str:
-    """Return the tag of what a planned failover makes."""
-    return f"failover-{failover.number}"
+                workflow.logger.warning("what a failover cut ended badly: %s", failure_of(error).kind.value)
+        return True
 
 
 def _other_point(options: FailoverOptions, change: ChangePointOptions) -> FailoverOptions:

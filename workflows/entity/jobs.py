@@ -129,6 +129,9 @@ class EntityJobs(EntityCycles):
             if to_be_cut and self._cuts_jobs():
                 to_be_cut = False
                 await _cancel(job_id)
+                if self._goes_before_everything():  # how it lets go of the site's things is not waited for
+                    self._cut.append(asyncio.create_task(self._end_of_job(job_id, watch)))
+                    return JobReport(job_id)
             if self._rollback:  # the source is off: it does not wait for the end of a resync
                 with cancellation_kept():
                     await self._roll_back()
@@ -151,6 +154,20 @@ class EntityJobs(EntityCycles):
                 if not await is_running(job_id):
                     break
         return self._reports.pop(job_id, JobReport(job_id))
+
+    async def _end_of_job(self, job_id: str, watch: "asyncio.Task[Any] | None") -> None:
+        """Wait until a job that was cut is gone; what it reports then counts for nothing."""
+        while job_id not in self._reports and not (watch is not None and watch.done()):
+            try:
+                await workflow.wait_condition(
+                    lambda: job_id in self._reports or (watch is not None and watch.done()),
+                    timeout=_LONGEST_LOOK if watch is None else None,
+                    timeout_summary="look whether the job that was cut still runs",
+                )
+            except TimeoutError:
+                if not await is_running(job_id):
+                    break
+        self._reports.pop(job_id, None)
 
     def _job_needs_us(self, job_id: str, watch: "asyncio.Task[Any] | None", to_be_cut: bool) -> bool:
         gone = watch is not None and watch.done()

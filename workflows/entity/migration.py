@@ -16,7 +16,8 @@ from workflows.entity.base import merged
 from workflows.entity.scrub import EntityScrub
 from workflows.from_point import delete_made
 from workflows.messages.dr_state import MadeInAzure
-from workflows.messages.job import JobReport, MigrateInput
+from workflows.messages.in_azure import job_of
+from workflows.messages.job import JobReport, MigrateInput, migration_job
 from workflows.messages.operator_input import MigrateOptions
 from workflows.messages.replication_state import FailureView, MigrationResult
 from workflows.messages.step import UnguardInput
@@ -40,7 +41,7 @@ class EntityMigration(EntityScrub):
         target = merged(s.target, options.target) if options.target is not None else s.target
         if not await self._delete_left("migrating: deleting what was made before"):
             return
-        made = MadeInAzure(f"migrate-{s.jobs_minted}", target, tuple(disk.key for disk in self._replication.disks))
+        made = MadeInAzure(migration_job(s.jobs_minted), target, tuple(disk.key for disk in self._replication.disks))
         s.left_by_migrations = (made,)  # until it reports a VM that runs
         start = MigrateInput(workflow.info().workflow_id, self._replication, options, target, s.source_off_by_us, made.job)
         self._say("migrating")
@@ -112,10 +113,15 @@ class EntityMigration(EntityScrub):
         self._rollback = False
         if not await self._delete_left("deleting what the migration made in Azure: two of the VM must not run"):
             return
+        if self._is_given_up():
+            return
         self._say("powering the source on again")
+        self._powers_on = True
         if await self._unguard(power_on=True):
             s = self._state
             s.source_off_by_us = False
+            if s.migration_state is not _M.MIGRATION_FAILED:
+                return  # a failover was asked for in the moment that it ended
             s.migration_state = _M.TEST_PENDING
             if s.repair is not None:  # what the replica needs it for is still so
                 if s.health:
@@ -126,6 +132,10 @@ class EntityMigration(EntityScrub):
             s.next_due = workflow.now()
             s.health = ()
             self._say("the source runs again; the next delta follows at once")
+
+    def _is_given_up(self) -> bool:
+        """Return whether a rollback goes no further: an unplanned failover has cut it, or was asked for while its step ended."""
+        return self._rollback_cut or self._goes_before_everything()
 
     async def _delete_left(self, activity: str) -> bool:
         """Delete what migrations that did not end well may have left in Azure; return whether all of it is gone."""
@@ -139,6 +149,8 @@ class EntityMigration(EntityScrub):
         except FailureError as error:
             if is_cancelled_exception(error):
                 raise
+            if self._is_given_up():  # what is left is the failover's
+                return False
             s.migration_state = _M.MIGRATION_FAILED
             s.health = (health_error(failure_of(error), workflow.now(), retried=False),)
             self._say("what a migration left in Azure could not be deleted; send the request again")
@@ -152,6 +164,7 @@ class EntityMigration(EntityScrub):
         s = self._state
         self._say("taking the guard off the source")
         if await self._unguard(power_on=False):
+            s.left_to_owner = (*s.left_to_owner, migration_job(job_of(s.job_id)))
             s.replication_state, s.migration_state = _R.RESUME_QUEUED, _M.TEST_PENDING
             s.source_off_by_us, s.guarded_nics, s.migration, s.migrated_at = False, (), None, None
             s.next_due = workflow.now()

@@ -9,6 +9,7 @@ from deltaferry.planning.dr_operations import allowed
 from deltaferry.planning.dr_states import DrSituation
 from deltaferry.planning.phrases import duration_text, size_text
 from workflows.entity.recovery_presenting import recovery_facts, view_of_failover, view_of_test
+from workflows.messages.in_azure import known_in_azure
 from workflows.messages.replication_state import CycleRecord, EntityState, RepairState, Replication, shown_state
 from workflows.messages.views import DiskView, RepairView, StatusView
 
@@ -84,6 +85,7 @@ def status_view(
         tests=tuple(view_of_test(test) for test in state.tests),
         failover=view_of_failover(state.failover),
         group=state.group,
+        in_azure=known_in_azure(state),
     )
 
 

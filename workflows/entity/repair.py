@@ -1,5 +1,6 @@
 """How a replication repairs itself: when a resync is due, on which rung, and what follows from how it ended (spec §4)."""
 
+import asyncio
 import dataclasses
 from datetime import timedelta
 
@@ -21,7 +22,7 @@ from workflows.messages.job import CopyResult, JobReport, ResyncInput
 from workflows.messages.operator_input import RepairOptions
 from workflows.messages.replication_state import CycleRecord, FailureView, RepairState, ResyncRecord
 from workflows.messages.site import OffHoursInput
-from workflows.messages.step import OnReplication
+from workflows.messages.step import DisksNow, OnReplication
 from workflows.policies import ASK
 from workflows.reporting import is_running
 from workflows.steps import failure_of, health_error, perform
@@ -134,7 +135,8 @@ class EntityRepair(EntityJobs):
         repair = s.repair
         assert repair is not None
         s.replication_state = _R.REPAIR_QUEUED
-        await self._cut_has_ended()
+        if not await self._cut_has_ended(unless=self._cuts_jobs):
+            return
         taken_up = repair.under_way and s.job_id is not None and await is_running(s.job_id)
         if not taken_up:
             s.jobs_minted += 1
@@ -144,13 +146,17 @@ class EntityRepair(EntityJobs):
         self._say(f"resync queued: {repair.step}")
         if not taken_up:
             try:
-                repair = s.repair = await self._with_disks_of_now(repair)
+                known = await self._with_disks_of_now(repair)
             except FailureError as error:
                 if is_cancelled_exception(error):
                     raise
                 failed = health_error(failure_of(error), workflow.now(), retried=False)
                 self._note_failed_resync(JobReport(job_id, error=failed), began=False)
                 return
+            if known is None:
+                s.repair = dataclasses.replace(s.repair or repair, under_way=False)
+                return
+            repair = s.repair = known
         await self._record()
         start = ResyncInput(
             entity_id=workflow.info().workflow_id,
@@ -179,16 +185,15 @@ class EntityRepair(EntityJobs):
         else:
             self._note_failed_resync(report)
 
-    async def _with_disks_of_now(self, repair: RepairState) -> RepairState:
-        """Take over disks that were added, removed or resized; those that are as they were keep what is known of them."""
+    async def _with_disks_of_now(self, repair: RepairState) -> RepairState | None:
+        """Take over disks that were added, removed or resized; those that are as they were keep what is known of them.
+
+        None where something cuts resyncs, which does not wait for a site that may not answer.
+        """
         s, before = self._state, self._replication.disks
-        now = await perform(
-            DiskChanges.read_disks,
-            OnReplication(self._replication),
-            queue=names.vsphere_queue(self._replication.ref.site),
-            limits=ASK,
-            summary="read the VM's disks",
-        )
+        now = await self._read_disks()
+        if now is None:
+            return None
         if not now.sentence:
             return repair
         self._replication = dataclasses.replace(self._replication, disks=now.disks)
@@ -202,6 +207,30 @@ class EntityRepair(EntityJobs):
         bases = tuple(committed.get(disk.key, DiskBase(disk.key, None, 0)) for disk in now.disks)
         workflow.logger.info("the VM's disks have changed: %s", now.sentence)
         return dataclasses.replace(repair, bases=bases, dirty=dirty, step=f"{repair.step} ({now.sentence})")
+
+    async def _read_disks(self) -> DisksNow | None:
+        """Return the VM's disks of now; None where something cuts resyncs before the site has answered."""
+        reading = asyncio.create_task(
+            perform(
+                DiskChanges.read_disks,
+                OnReplication(self._replication),
+                queue=names.vsphere_queue(self._replication.ref.site),
+                limits=ASK,
+                summary="read the VM's disks",
+                aside=True,
+            )
+        )
+        try:
+            await workflow.wait_condition(lambda: reading.done() or self._cuts_jobs())
+        except asyncio.CancelledError:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            raise
+        if reading.done():
+            return reading.result()
+        reading.cancel()
+        self._cut.append(reading)
+        return None
 
     async def _commit_resync(self, result: CopyResult) -> None:
         s = self._state

@@ -74,10 +74,9 @@ class GroupPoint:
         s = self._state
         s.minted += 1
         now = workflow.now()
-        running = Round(f"{s.minted}-{workflow.uuid4()}", now, now + s.rules.wait, s.members)
+        running = Round(f"{s.minted}-{workflow.uuid4()}", now, now + s.rules.wait, s.members, s.rules.max_spread)
         self._round = running
-        interval = self._interval()
-        s.next_at = now + interval
+        s.next_at = now + self._interval()
         try:
             why = await self._carry_out(running)
         except GivenUpError as given_up:
@@ -91,7 +90,7 @@ class GroupPoint:
         finally:
             self._round = None
         ended = workflow.now()
-        s.next_at = next_point(running.began, ended, interval)
+        s.next_at = next_point(running.began, ended, self._interval())
         sentence = why or f"shared by {len(running.members)} VMs"
         s.attempts = (*s.attempts, PointAttempt(running.key, now, ended, not why, running.spread, sentence))[-20:]
 
@@ -224,7 +223,7 @@ class GroupPoint:
         """Have every member run its cycle from its snapshot. One that does not run any more holds nobody up."""
         s = self._state
         assert running.spread is not None
-        shared_key = running.key if running.spread <= s.rules.max_spread else ""
+        shared_key = running.key if running.spread <= running.max_spread else ""
         alone_from = running.began + self._interval() + s.rules.wait
         ids = self._slots.part_ids()
         missing = []
@@ -283,7 +282,7 @@ class GroupPoint:
             ended = running.ended.get(member.replication)
             committed, sentence = (ended.committed, ended.sentence) if ended is not None else (False, "it was not waited for")
             points.append(MemberPoint(member.vm, committed, sentence))
-        why = why_not_shared(points, running.spread, s.rules.max_spread)
+        why = why_not_shared(points, running.spread, running.max_spread)
         if not why:
             ids = tuple(member.replication for member in running.members)
             point = SharedPoint(running.key, running.taken_at, running.spread, ids)
@@ -300,6 +299,15 @@ class GroupPoint:
             await self._slots.release(running.profile, running.short_of_space)
         for member in running.members:
             await tell(member.replication, names.GROUP_RELEASE, GroupRelease(workflow.info().workflow_id, running.key))
+
+    def _plan_anew(self) -> None:
+        """Set when the next point is due by the rules of now, counted from the last one, or from the one that is being taken."""
+        s = self._state
+        if self._round is not None:
+            s.next_at = self._round.began + self._interval()
+        elif s.attempts:
+            last = s.attempts[-1]
+            s.next_at = next_point(last.began_at, last.ended_at, self._interval())
 
     def _interval(self) -> timedelta:
         """Return how long after a point began the next one is due."""

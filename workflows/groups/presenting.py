@@ -25,7 +25,8 @@ def group_view(name: str, site: str, state: GroupState, interval: timedelta, act
         points=tuple(point for point in reversed(state.points) if point.key in keys),
         attempts=tuple(reversed(state.attempts)),
         warnings=_warnings(state),
-        allowed=("add_member", "remove_member", "take_point", "dissolve"),
+        allowed=("add_member", "remove_member", "change_group", "take_point", "dissolve"),
+        last_refused=state.last_refused,
     )
 
 
@@ -61,6 +62,11 @@ def group_details(view: GroupView) -> str:
         f"members are waited for {duration_text(view.wait)}",
         f"- **Next point:** {_time(view.next_at)}",
         f"- **You can send:** {', '.join(f'`{verb}`' for verb in view.allowed)}",
+        *(
+            [f"- **Refused:** `{refused.operation}` at {_time(refused.at)}: {refused.sentence}"]
+            if (refused := view.last_refused) is not None
+            else []
+        ),
         "",
         *(f"> {warning}\n" for warning in view.warnings),
         f"**{count_text(len(view.members), 'member')}**",

@@ -19,6 +19,8 @@ class Round:
     began: datetime
     until: datetime
     members: tuple[GroupMember, ...]
+    max_spread: timedelta
+    """As it was when the point began: the members are told by it whether theirs may become shared."""
     ready: dict[str, MemberReady] = field(default_factory=dict)
     """By workflow id: the last answer of each member."""
     ended: dict[str, MemberEnded] = field(default_factory=dict)

@@ -104,6 +104,8 @@ class FailoverState:
     """Workflow ids in whose names points are pinned."""
     cancelled: bool = False
     """It is to be undone."""
+    source_may_run: bool = False
+    """It has cut a rollback that was powering the source on: how that ended is not known."""
     point: RecoveryPointRecord | None = None
     """What the VM in Azure was made from."""
     vm_id: str | None = None

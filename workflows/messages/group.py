@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from deltaferry.model.errors import ErrorKind
 from deltaferry.model.recovery_points import SharedPoint
 from deltaferry.planning.replication_group import GroupRules
-from workflows.messages.replication_state import Replication
+from workflows.messages.replication_state import Refusal, Replication
 from workflows.messages.site import Placement, SiteProfile
 
 # --- from the group to a member ---
@@ -218,6 +218,8 @@ class GroupState:
     next_at: datetime | None = None
     why_no_member: tuple[str, ...] = ()
     """Who left the group by itself lately, and why."""
+    last_refused: Refusal | None = None
+    """The last change that was asked for by a signal and refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +240,7 @@ class GroupView:
     """Newest first."""
     warnings: tuple[str, ...]
     allowed: tuple[str, ...]
+    last_refused: Refusal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """What people write to make a replication group and to change it: strict, since a typo that is ignored does harm."""
 
+import dataclasses
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
@@ -35,6 +36,40 @@ class GroupInput:
     def rules(self) -> GroupRules:
         """Return what was decided about the group."""
         return GroupRules(self.interval, self.wait, self.max_spread)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupChange:
+    """What is changed of a group while it runs; what is left out stays as it is."""
+
+    __pydantic_config__ = _STRICT
+
+    interval: timedelta | None = None
+    """Between the beginnings of two shared points."""
+    site_interval: bool = False
+    """Have no interval of the group's own any more, but the site's shortest one between cycles."""
+    wait: timedelta | None = None
+    """How long is waited until all members are idle; then they go alone. At most an hour."""
+    max_spread: timedelta | None = None
+    """How far apart the members' snapshots may be taken; at most five minutes."""
+    reason: str = ""
+
+    def rules(self, present: GroupRules) -> GroupRules:
+        """Return what holds after the change."""
+        return dataclasses.replace(
+            present,
+            interval=None if self.site_interval else present.interval if self.interval is None else self.interval,
+            wait=present.wait if self.wait is None else self.wait,
+            max_spread=present.max_spread if self.max_spread is None else self.max_spread,
+        )
+
+    def objection(self) -> str:
+        """Return why it is no change, in a sentence; empty if it is one."""
+        if self.site_interval and self.interval is not None:
+            return "Either interval or site_interval can be given, not both."
+        if not self.site_interval and self.interval is self.wait is self.max_spread is None:
+            return "Nothing is to be changed: give interval, site_interval, wait or max_spread."
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

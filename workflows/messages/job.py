@@ -217,6 +217,16 @@ class MadeVm:
     """What it had made before it failed could not all be deleted."""
 
 
+def migration_job(number: int) -> str:
+    """Return the tag of what a migration makes."""
+    return f"migrate-{number}"
+
+
+def planned_job(number: int) -> str:
+    """Return the tag of what a planned failover makes."""
+    return f"failover-{number}"
+
+
 def point_job(number: int) -> str:
     """Return the tag of what a job with a recovery point makes."""
     return f"point-{number}"

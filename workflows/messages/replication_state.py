@@ -222,6 +222,8 @@ class EntityState:
     migrated_at: datetime | None = None
     left_by_migrations: tuple[MadeInAzure, ...] = ()
     """What migrations made, or may have made, that did not report a VM that runs: deleted before the next, and before rollback."""
+    left_to_owner: tuple[str, ...] = ()
+    """Tags of migrations whose VM stayed in Azure as its owner's, when replication of the source went on."""
     migrate_options: MigrateOptions | None = None
     target: TargetProperties = field(default_factory=TargetProperties)
     profile: SiteProfile | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
+from deltaferry.model.audit import KnownInAzure
 from deltaferry.model.policy import ReplicationPolicy
 from deltaferry.model.states import HealthError
 from workflows.messages.point_views import PointList
@@ -102,6 +103,8 @@ class StatusView:
     failover: FailoverView | None = None
     group: str = ""
     """Workflow id of the replication group that it is a member of."""
+    in_azure: KnownInAzure | None = None
+    """What is its own in Azure, or may be; None where an earlier release answered."""
 
 
 @dataclass(frozen=True, slots=True)

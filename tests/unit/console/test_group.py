@@ -12,7 +12,7 @@ from workflows.messages.group import GroupView
 
 from .conftest import Running
 
-VERBS = ("create", "list", "show", "points", "add", "remove", "take-point", "dissolve")
+VERBS = ("create", "list", "show", "points", "add", "remove", "change", "take-point", "dissolve")
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -55,6 +55,13 @@ async def test_a_group_is_made_with_its_warning_shown_changed_and_dissolved(runn
     assert "as soon as all members are idle" in (await running.json("group", "take-point", name))["result"]
     await tried(2)
     assert (await running.json("group", "points", name))["points"][0]["members"] == ids
+    changed = await running.json("group", "change", name, "--interval", "12h", "--max-spread", "20s", "--reason", "fewer will do")
+    assert changed["result"].startswith("A point is taken every 12 h 00 min, its snapshots within 20 s of each other")
+    assert changed["group"]["interval"] == "PT12H"
+    human = await running.call("group", "change", name, "--interval", "site")
+    assert "A point every 1 h 00 min" in human.stdout
+    nothing = await running.json("group", "change", name, exit_code=2)
+    assert "Nothing is to be changed" in nothing["error"]["sentence"]
     removed = await running.json("group", "remove", name, vms[0])
     assert removed["member"] == ids[0]
     await running.json("group", "dissolve", name)

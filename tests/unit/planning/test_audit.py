@@ -26,7 +26,8 @@ from deltaferry.model.audit import (
 )
 from deltaferry.model.naming import owner_of_snapshot, store_of_container
 from deltaferry.model.replication import Store
-from deltaferry.planning.audit import Fate, Seen, fate, judge, to_ask
+from deltaferry.planning.audit import Seen, judge, to_ask
+from deltaferry.planning.fates import Fate, fate
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 GRACE = timedelta(hours=1)

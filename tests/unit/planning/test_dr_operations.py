@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from datetime import UTC, datetime
 
@@ -196,3 +197,12 @@ def test_a_planned_failover_is_refused_in_a_blackout_window_and_an_unplanned_one
 def test_a_clean_up_while_tests_run_says_to_wait() -> None:
     assert "has not ended" in judge(D.CLEAN_UP, DrSituation(R.DELTA_SYNC, S.TEST_IN_PROGRESS, tests_running=1)).sentence
     assert "under way" in judge(D.CLEAN_UP, DrSituation(R.DELTA_SYNC, S.CLEAN_UP_IN_PROGRESS, tests_running=1)).sentence
+
+
+def test_while_the_source_is_powered_on_again_only_an_unplanned_failover_makes_a_vm_of_the_source() -> None:
+    rolling_back = DrSituation(R.DELTA_SYNC, M.MIGRATION_FAILED, source_shut_down_by_us=True, source_is_off=True, rolls_back=True)
+    before = set(allowed(dataclasses.replace(rolling_back, rolls_back=False)))
+    assert before - set(allowed(rolling_back)) == {O.MIGRATE, O.ROLLBACK, D.PLANNED_FAILOVER}
+    assert "The rollback ends with the step that runs" in judge(D.FAILOVER, rolling_back).sentence
+    for operation in (O.MIGRATE, O.ROLLBACK, D.PLANNED_FAILOVER):
+        assert "rollback" in judge(operation, rolling_back).sentence
