@@ -13,7 +13,7 @@ import deltaferry.planning
 FOLDER = Path(deltaferry.planning.__file__).parent
 MODULES = sorted(file for file in FOLDER.glob("*.py") if file.name != "__init__.py")
 PURE = {
-    "collections", "collections.abc", "csv", "dataclasses", "datetime", "enum", "fnmatch", "functools", "heapq", "itertools", "math", "re", "typing",
+    "collections", "collections.abc", "csv", "dataclasses", "datetime", "enum", "fnmatch", "functools", "heapq", "itertools", "math", "re", "types", "typing",
 }  # fmt: skip
 
 
