@@ -1,6 +1,5 @@
 """What the runs of workflows share in a worker, and what each has of its own."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -21,8 +20,7 @@ def test_all_that_workflows_are_made_of_is_loaded_once_and_their_own_files_for_e
 
 
 def test_every_run_executes_the_same_code_objects() -> None:
-    sandbox.sharing(None)
-    specs = [importlib.util.find_spec("workflows.site_audit") for _ in range(2)]
+    specs = [sandbox._Finder().find_spec("workflows.site_audit", [str(ROOM)]) for _ in range(2)]
     loaders = [spec.loader for spec in specs if spec is not None]
     first, second = (loader.get_code("workflows.site_audit") for loader in loaders if isinstance(loader, sandbox._Loader))
     assert first is second and first is not None
