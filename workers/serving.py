@@ -72,6 +72,10 @@ _TARGET_THREADS = 24
 _PLAN_THREADS = 8
 _GRACE = timedelta(seconds=20)
 _BEAT_AT_MOST_EVERY = timedelta(seconds=5)
+_CACHED_AT_LEAST = 1000
+"""The SDK's own number."""
+_JOBS = 200
+"""Runs that are cached beside the replications: arbiters, groups, plans, and whatever is under way."""
 
 
 class Role(StrEnum):
@@ -90,6 +94,8 @@ class Serving:
     activities: Sequence[Callable[..., Any]]
     threads: int
     workflows: Sequence[type] = ()
+    cached_workflows: int = _CACHED_AT_LEAST
+    """How many runs stay in memory: one that was left out is read from its whole history again when it wakes up."""
 
 
 def control_queues(settings: Settings, client: Client) -> list[Serving]:
@@ -108,7 +114,8 @@ def control_queues(settings: Settings, client: Client) -> list[Serving]:
         PlanWebhooks(ca_file).call_webhook,
         Notices(told.read if told is not None else None, ca_file).announce_rpo,
     ]
-    return [Serving(names.CONTROL_QUEUE, light, 8, WORKFLOWS)]
+    replications = sum(site.limits.replications_per_site for site in settings.sites.values())
+    return [Serving(names.CONTROL_QUEUE, light, 8, WORKFLOWS, max(_CACHED_AT_LEAST, replications + _JOBS))]
 
 
 def plan_queues(settings: Settings) -> list[Serving]:
@@ -334,6 +341,7 @@ def _worker(client: Client, role: Role, serving: Serving, build_id: str | None) 
         client,
         task_queue=serving.queue,
         workflows=list(serving.workflows),
+        max_cached_workflows=serving.cached_workflows,
         activities=list(serving.activities),
         activity_executor=ThreadPoolExecutor(serving.threads, thread_name_prefix=serving.queue),
         max_concurrent_activities=serving.threads,

@@ -3,7 +3,6 @@
 So that a replay is what production ran.
 """
 
-import dataclasses
 import logging
 from typing import Any
 
@@ -13,15 +12,15 @@ from temporalio.contrib.pydantic import PydanticJSONPlainPayloadConverter
 from temporalio.converter import CompositePayloadConverter, DataConverter, DefaultPayloadConverter, JSONPlainPayloadConverter
 from temporalio.exceptions import ApplicationError
 from temporalio.plugin import SimplePlugin
-from temporalio.worker import WorkflowRunner
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
 from deltaferry.model.errors import ErrorKind
+from workflows.details_page import DetailsOnDemand
 from workflows.messages.job import InitialInput, MigrateInput
 from workflows.messages.policy_state import PolicyBookState
 from workflows.messages.replication_state import EndInput, ReplicateVmInput
 from workflows.messages.slot import SlotsState
 from workflows.refusals import EXAMPLES, bad_input_sentence
+from workflows.sandbox import sharing
 
 _LOG = logging.getLogger(__name__)
 
@@ -75,34 +74,11 @@ def _is_carried(hint: Any) -> bool:
     return any(candidate in _CARRIED for candidate in (hint, *getattr(hint, "__args__", ())))
 
 
-def _runner(runner: WorkflowRunner | None) -> WorkflowRunner:
-    """Keep the sandbox on; first-party modules and their pure dependencies are passed through once, not loaded for each run.
-
-    Not the room of the workflows: they are what the sandbox is there for, whatever memory a cached run of theirs takes.
-    """
-    if not isinstance(runner, SandboxedWorkflowRunner):
-        return SandboxedWorkflowRunner(restrictions=_restrictions(SandboxRestrictions.default))
-    return dataclasses.replace(runner, restrictions=_restrictions(runner.restrictions))
-
-
-def _restrictions(restrictions: SandboxRestrictions) -> SandboxRestrictions:
-    return restrictions.with_passthrough_modules(
-        "deltaferry",
-        "activities",
-        "pyroaring",
-        "blake3",
-        "zstandard",
-        "cryptography",
-        "_cffi_backend",
-        "_blake3",
-        "pydantic",
-    )
-
-
 def plugin() -> SimplePlugin:
     """Return the plugin; a new one for each client, since a plugin may hold state."""
     return SimplePlugin(
         "deltaferry",
         data_converter=DataConverter(payload_converter_class=DeltaferryPayloadConverter),
-        workflow_runner=_runner,
+        workflow_runner=sharing,
+        interceptors=[DetailsOnDemand()],
     )

@@ -13,15 +13,16 @@ from temporalio import activity
 from temporalio.client import Client
 from temporalio.worker import Worker
 
+from deltaferry.model.recovery_points import RecoveryPointRecord
 from deltaferry.model.recovery_points import record_of as point_record
 from deltaferry.model.replication import DiskBase, RecoveryPoint, ReplicationRef
 from deltaferry.model.states import MigrationState, ReplicationState
 from tests.workflows.stand_ins import StandIns
-from tests.workflows.world import APPLIANCE, DISKS, TARGET, World, new_profile
+from tests.workflows.world import APPLIANCE, DISKS, TARGET, World, listed, new_profile
 from workflows import names
 from workflows.messages.replication_state import EntityState, ReplicateVmInput, Replication
 from workflows.messages.site import ApplianceProfile, Placement, SiteProfile
-from workflows.messages.step import BeginCycleInput, BegunCycle, CommitRecords, CommitRecordsInput
+from workflows.messages.step import BeginCycleInput, BegunCycle, CommitRecords, CommitRecordsInput, SettledCycle, SettleInput
 
 SITE = "bench"
 HOSTS = 20
@@ -32,6 +33,8 @@ _DATASTORES = 12
 _NEVER = timedelta(hours=12)
 _QUICK = timedelta(seconds=1)
 _BEAT = timedelta(seconds=5)
+_KEPT_POINTS = 24
+"""Of each replication: all that a listing names itself, and some more."""
 
 
 @dataclass(slots=True)
@@ -40,6 +43,8 @@ class SiteWorld(World):
 
     entered: Counter[tuple[str, str]] = field(default_factory=Counter)
     """(step, VM name) to how often."""
+    points_of: dict[str, deque[RecoveryPointRecord]] = field(default_factory=dict)
+    """Replication id to its last recovery points."""
     batches: deque[tuple[ReplicateVmInput, ...]] = field(default_factory=deque)
     """Commit records that are to be adopted, by one adoption each."""
     gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -69,6 +74,18 @@ class _SiteStandIns(StandIns):
         """Begin a cycle where the VM is."""
         begun = await StandIns.begin_cycle(self, request)
         return dataclasses.replace(begun, placement=placement_of(request.replication.vm_name))
+
+    @activity.defn
+    async def settle_cycle(self, request: SettleInput) -> SettledCycle:
+        """Settle a cycle; a replication is told of its own points, where the tests' one world is that of a single VM."""
+        world = await self._on("settle_cycle", request.replication, request)
+        assert isinstance(world, SiteWorld)
+        point = request.state.point
+        if request.record_only or point is None:
+            return SettledCycle()
+        known = world.points_of.setdefault(request.replication.ref.replication_id, deque(maxlen=_KEPT_POINTS))
+        known.append(point)
+        return SettledCycle(listed(list(known)))
 
     @activity.defn
     async def read_commit_records(self, request: CommitRecordsInput) -> CommitRecords:

@@ -24,7 +24,7 @@ _DISPLAYS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetCom
 _EMPTY = frozenset(
     {"set", "dict", "list", "deque", "Counter", "defaultdict", "OrderedDict", "WeakKeyDictionary", "WeakValueDictionary"}
 )
-_PURE_BESIDE = {"plugin"}
+_PURE_BESIDE = {"plugin", "sandbox"}
 """Modules of the room that are no workflow code: they run in clients and workers."""
 
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from temporalio import workflow
+from temporalio.common import SearchAttributeKey
 from temporalio.exceptions import FailureError, is_cancelled_exception
 
 from activities.settling import Settling
@@ -38,9 +39,13 @@ _R, _M = ReplicationState, MigrationState
 class Entity(RecoveryCommands):
     """The state of a replication, and everything that reads or shows it; what is done with it is in the classes built on this one."""
 
+    _shows = False
+    """There is something to show: this run has a state."""
+
     def __init__(self, start: ReplicateVmInput | None = None) -> None:
         if start is None:
             return  # run() says what that means
+        self._shows = True
         self._replication = start.replication
         self._state = start.state
         self._slots = SlotHolder(workflow.info().workflow_id, self._slots_delayed, lambda: look_for_room(self._replication))
@@ -74,7 +79,8 @@ class Entity(RecoveryCommands):
         self._ending = _accepted_end(start.state)
         self._reports: dict[str, JobReport] = {}
         self._wanted: list[CycleWanted] = []
-        self._shown: tuple[str, str, str, datetime | None] | None = None
+        self._shown: dict[SearchAttributeKey[Any], Any] = {}
+        """The search attributes that this run has written."""
 
     def situation(self) -> DrSituation:
         """Return what the table of allowed operations needs to know."""
@@ -275,25 +281,27 @@ class Entity(RecoveryCommands):
         self._activity = activity
         self._present()
 
+    def details_page(self) -> str:
+        """Return the details page as of now; it is made when somebody reads it (`workflows.details_page`)."""
+        return details(self.status(), self.disks(), self._state.cycles) if self._shows else ""
+
     def _present(self) -> None:
-        """Bring the details page and the search attributes up to date; attributes only where they changed."""
+        """Bring the search attributes up to date: those that changed, after the first time."""
         s = self._state
-        workflow.set_current_details(details(self.status(), self.disks(), s.cycles))
         errors = s.shown_health()
-        health = errors[0].kind.value if errors else "Healthy"
-        shown = (s.replication_state.value, shown_state(s).value, health, s.point.taken_at if s.point else None)
-        if shown != self._shown:
+        shown: dict[SearchAttributeKey[Any], Any] = {
+            names.SITE: self._replication.ref.site,
+            names.VM_NAME: self._replication.vm_name,
+            names.REPLICATION_STATE: s.replication_state.value,
+            names.MIGRATION_STATE: shown_state(s).value,
+            names.HEALTH: errors[0].kind.value if errors else "Healthy",
+        }
+        if s.point is not None:
+            shown[names.LAST_RECOVERY_POINT] = s.point.taken_at
+        changed = [key.value_set(value) for key, value in shown.items() if self._shown.get(key) != value]
+        if changed:
             self._shown = shown
-            workflow.upsert_search_attributes(
-                [
-                    names.SITE.value_set(self._replication.ref.site),
-                    names.VM_NAME.value_set(self._replication.vm_name),
-                    names.REPLICATION_STATE.value_set(shown[0]),
-                    names.MIGRATION_STATE.value_set(shown[1]),
-                    names.HEALTH.value_set(health),
-                    *([names.LAST_RECOVERY_POINT.value_set(s.point.taken_at)] if s.point else []),
-                ]
-            )
+            workflow.upsert_search_attributes(changed)
 
 
 def merged(present: TargetProperties, changes: TargetProperties) -> TargetProperties:

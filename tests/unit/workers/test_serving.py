@@ -1,3 +1,4 @@
+import dataclasses
 import importlib
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,15 @@ async def test_a_control_worker_answers_what_needs_neither_vsphere_nor_stores() 
     definitions = [activity._Definition.must_from_callable(step) for step in control.activities]
     assert control.queue == names.CONTROL_QUEUE
     assert {definition.name for definition in definitions} >= {"describe_site", "next_off_hours", "list_blackouts"}
+
+
+async def test_a_control_worker_keeps_every_replication_of_all_its_sites_in_memory() -> None:
+    client = await Client.connect("127.0.0.1:7233", lazy=True)
+    settings = load_settings(EXAMPLE)
+    limits = dataclasses.replace(next(iter(settings.sites.values())).limits, replications_per_site=1500)
+    larger = {name: dataclasses.replace(site, limits=limits) for name, site in settings.sites.items()}
+    (control,) = control_queues(dataclasses.replace(settings, sites=larger), client)
+    assert control.cached_workflows > 1500 * len(larger)
 
 
 def test_no_two_steps_have_one_name() -> None:
