@@ -70,7 +70,8 @@ def measure_site(bench: Bench) -> Iterator[Measure]:
     )
     yield Measure(
         *("site_memory", largest.kb_each, "KB", _MEMORY_BAR_KB, False, smallest.kb_each),
-        f"of the worker for each cached workflow; {shown}: {_each(runs, lambda run: run.kb_each)}; baseline: the smallest site's",
+        f"of the worker for each cached workflow, what all share included; {shown}: {_each(runs, lambda run: run.kb_each)}, of which "
+        f"before their first cycle {_each(runs, lambda run: run.idle_kb_each)}; baseline: the smallest site's",
     )
     yield _growth("site_growth_time", runs, "s", lambda run: run.seconds)
     yield _growth("site_growth_memory", runs, "MB", lambda run: run.worker_bytes / 1e6)

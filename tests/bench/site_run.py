@@ -46,6 +46,8 @@ class Run:
     """Of all: the server, the workflow worker, and this process, which does the steps."""
     worker_bytes: int
     """Its resident set with all of them cached, less what it was before any."""
+    idle_bytes: int
+    """The same before their first cycle: the SDK's core keeps something of each step until a run continues as new."""
     cycle_events: tuple[int, ...]
     arbiter_events: tuple[int, ...]
     """Of each run of the arbiter."""
@@ -64,6 +66,10 @@ class Run:
     @property
     def kb_each(self) -> float:
         return self.worker_bytes / self.replications / 1000
+
+    @property
+    def idle_kb_each(self) -> float:
+        return self.idle_bytes / self.replications / 1000
 
 
 async def run_site(bench: Bench, count: int) -> Run:
@@ -97,8 +103,10 @@ class _Site:
         due = datetime.now(UTC) + timedelta(seconds=_LEAD_S + _LEAD_EACH_S * len(self._vms))
         await self._start(self._vms, due)
         await asyncio.sleep((due - datetime.now(UTC)).total_seconds())
+        idle_bytes = resident_bytes(self._process.pid) - bytes_before
         begin, cpu_before = datetime.now(UTC), self._cpu_s()
-        await self._until(lambda: all(self._world.committed(vm) >= cycles for vm in self._vms))
+        wanted = {vm: self._world.committed(vm) + cycles for vm in self._vms}  # some have begun where starting all took longer
+        await self._until(lambda: all(self._world.committed(vm) >= count for vm, count in wanted.items()))
         window = Window(begin, datetime.now(UTC))
         worker_cpu_s, others_cpu_s = (after - before for before, after in zip(cpu_before, self._cpu_s(), strict=True))
         worker_bytes = resident_bytes(self._process.pid) - bytes_before
@@ -114,6 +122,7 @@ class _Site:
             worker_cpu_s=worker_cpu_s,
             cpu_s=worker_cpu_s + others_cpu_s,
             worker_bytes=worker_bytes,
+            idle_bytes=idle_bytes,
             cycle_events=tuple(histories.events_per_cycle(entities, window)),
             arbiter_events=tuple(run[-1].event_id for run in of_arbiter),
             delays_s=tuple(delay.total_seconds() for delay in histories.delays(of_probes, probing)),
