@@ -34,7 +34,7 @@ def datastore_space(session: Session, instance_uuid: str) -> tuple[DatastoreSpac
     row = read_object(session, locate(session, instance_uuid), _PATHS)
     spaces = []
     for store in _datastores(session, row):
-        _refresh(store)
+        refresh(store)
         summary = read_object(session, store, ["summary"]).get("summary")
         if summary.accessible:
             spaces.append(DatastoreSpace(unescaped(summary.name), int(summary.capacity), int(summary.freeSpace)))
@@ -57,7 +57,8 @@ def _names(*paths: Any) -> set[str]:
     return {unescaped(match["datastore"]) for match in matches if match is not None}
 
 
-def _refresh(store: ManagedObject) -> None:
+def refresh(store: ManagedObject) -> None:
+    """Have vCenter look how much room a datastore has; where no host of it answers, its last word counts."""
     try:
         store.RefreshDatastore()
     except _NOT_REFRESHED as fault:

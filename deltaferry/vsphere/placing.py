@@ -1,9 +1,11 @@
 """Finding the place that a VM shall be made at: host or cluster, resource pool, datastore, folder, networks, by their names."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from deltaferry.model.elsewhere import AskedPlace, FoundDatastore, FoundNetwork, FoundPlace, Named
+from deltaferry.vsphere.datastores import refresh
 from deltaferry.vsphere.properties import ObjectProperties, moref, read_kinds, read_objects, unescaped
 from deltaferry.vsphere.session import Session
 from deltaferry.vsphere.tasks import no_beat
@@ -54,7 +56,7 @@ def find_place(session: Session, asked: AskedPlace) -> FoundPlace:
     compute = computes[0]
     resource, members = _members(site, compute)
     stores = _datastores(session, members)
-    wanted = [store for store in stores if store.name == asked.datastore]
+    wanted = _refreshed(session, [store for store in stores if store.name == asked.datastore])
     hosts = [
         row for row in members if _is_up(row) and {moref(store) for store in row.get("datastore")} & {s.moref for s in wanted}
     ]
@@ -113,6 +115,15 @@ def _datastores(session: Session, hosts: Iterable[ObjectProperties]) -> list[Fou
         name, room = unescaped(summary.name), (int(summary.capacity), int(summary.freeSpace))
         found.append(FoundDatastore(row.moref, name, *room, accessible=bool(summary.accessible)))
     return found
+
+
+def _refreshed(session: Session, stores: Sequence[FoundDatastore]) -> list[FoundDatastore]:
+    """Return datastores with the room of now: vCenter brings that up to date by itself only now and then."""
+    references = [session.object(vim.Datastore, store.moref) for store in stores]
+    for reference in references:
+        refresh(reference)
+    free = {row.moref: int(row.get("summary").freeSpace) for row in read_objects(session, references, ["summary"])}
+    return [replace(store, free_bytes=free[store.moref]) for store in stores]
 
 
 def _networks(session: Session, host: ObjectProperties) -> tuple[FoundNetwork, ...]:

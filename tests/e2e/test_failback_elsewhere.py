@@ -27,7 +27,7 @@ from lab.vcenter.inventory_file import ControllerSpec, DiskSpec, NicSpec, VmSpec
 from tests.e2e.accidents import SLOW_S
 from tests.e2e.conftest import Lab
 from tests.e2e.replicated import Replicated, image_of
-from tests.e2e.reverse_by_hand import ReverseByHand
+from tests.e2e.reverse_by_hand import ReverseByHand, refusal_of
 from workflows import names
 from workflows.messages.failback import MakeVmInput, OnMadeVm
 from workflows.messages.operator_input import AlternateLocation
@@ -288,4 +288,13 @@ async def test_an_attempt_that_died_behind_the_making_left_one_vm_whose_disks_ar
     touched = environment.run(living.make_vm, other)
     assert isinstance(touched, MadeVm) and not touched.pristine
     environment.run(living.delete_made_vm, OnMadeVm(hand.replication, other.instance_uuid))
+
+    control.delete_vm(hand.vm.source.moref)
+    gone = await asyncio.to_thread(refusal_of, hand.prepare_site)
+    assert gone.type == ErrorKind.OPERATION_REFUSED.value and "send reprotect with a location" in gone.message
+    last = dataclasses.replace(request, instance_uuid=str(uuid.uuid4()), location=dataclasses.replace(location, name=None))
+    remade = environment.run(living.make_vm, last)
+    assert isinstance(remade, MadeVm)
+    assert (remade.name, [disk.key for disk in remade.disks]) == (hand.vm.name, list(_DISK_KEYS))
+    environment.run(living.delete_made_vm, OnMadeVm(hand.replication, last.instance_uuid))
     hand.close()

@@ -25,7 +25,7 @@ async def _refused(running: Running, operation: str, argument: object) -> str:
 async def _reprotected(bench: Bench) -> tuple[Running, str]:
     """Return a replication that is reprotected to another place, and the instance UUID of the VM that was made there."""
     running = await committed(bench)
-    await running.update("reprotect", {"location": _PLACE})
+    assert "A VM is made at that place" in await running.update("reprotect", {"location": _PLACE})
     await running.until_migration(DrState.FAILBACK_READY)
     (made,) = bench.world.made_at_site
     return running, made

@@ -26,6 +26,8 @@ from workflows.reverse.steps import at_place, keep_made_vm, release_mark
 from workflows.slots.holding import leave_site
 from workflows.steps import perform
 
+_ACCEPTED = "A VM is made at that place, and gets what the VM in Azure holds; the one that it came from stays as it is."
+
 
 class EntityElsewhere(EntityFailback):
     """Goes over to the VM that was made at another place, and lets go of the one that it came from."""
@@ -59,6 +61,8 @@ class EntityElsewhere(EntityFailback):
         verdict = super().judge(operation, argument)
         reverse = self._has_reverse()
         given = isinstance(argument, ReprotectOptions) and argument.location is not None
+        if verdict.accepted and given:
+            return Verdict(True, _ACCEPTED)
         if verdict.accepted or not given or reverse is None or not reverse.job_id:
             return verdict
         return Verdict(

@@ -163,6 +163,15 @@ def test_a_place_is_found_by_its_names_and_what_is_not_there_is_told(vsphere: VS
     assert vsphere.find_place(replace(_ASKED, host="esxi-9.lab")).known_computes == ("esxi-1.lab", "esxi-2.lab")
 
 
+def test_the_room_of_a_datastore_is_that_of_now(vsphere: VSphere, lab: LabVcenter) -> None:
+    vsphere.find_place(replace(_ASKED, name="x"))
+    lab.fill_datastore("ds2", 3 * MIB)
+    try:
+        assert vsphere.find_place(replace(_ASKED, name="x")).datastores[0].free_bytes == 3 * MIB
+    finally:
+        lab.fill_datastore("ds2", None)
+
+
 def test_a_datastore_that_no_host_reaches_is_found_and_not_accessible(vsphere: VSphere, lab: LabVcenter) -> None:
     with lab.lost_datastore("ds2"):
         (store,) = vsphere.find_place(replace(_ASKED, name="x")).datastores
