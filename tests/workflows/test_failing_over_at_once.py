@@ -43,6 +43,21 @@ async def test_stop_does_not_wait_until_a_site_says_which_disks_the_vm_has(bench
     assert bench.world.count("begin_resync") == 0
 
 
+async def test_a_rollback_does_not_wait_until_a_site_says_which_disks_the_vm_has(bench: Bench) -> None:
+    bench.world.fail("begin_cycle", ErrorKind.CBT_RESET, skip=1)  # of the final delta: the source is off
+    reading = bench.world.hold("read_disks", deaf=True)
+    running = await bench.replicated()
+    await running.update("migrate_now")
+    await running.until_migration(MigrationState.MIGRATION_FAILED)
+    await running.update("repair")
+    await reading.reached()
+    await running.update("rollback")
+    await running.until_migration(MigrationState.TEST_PENDING)
+    assert bench.world.powered_on
+    reading.release()
+    await running.until(lambda v: len(v.resyncs) == 1, "resynchronised")
+
+
 async def test_a_failover_does_not_wait_until_a_resync_has_let_go_of_its_snapshot(bench: Bench) -> None:
     comparing = bench.world.hold("compare_source")
     releasing = bench.world.hold("release_snapshot", deaf=True)

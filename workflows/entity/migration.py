@@ -126,7 +126,11 @@ class EntityMigration(EntityScrub):
             if s.repair is not None:  # what the replica needs it for is still so
                 if s.health:
                     s.health = (dataclasses.replace(s.health[0], remedy=CATALOGUE[s.health[0].kind].remedy),)
-                waits = "the resync goes on" if s.repair.under_way else "the replica still needs its resync: send repair"
+                waits = (
+                    "the resync goes on"
+                    if s.repair.under_way or s.repair.asked
+                    else "the replica still needs its resync: send repair"
+                )
                 self._say(f"the source runs again; {waits}")
                 return
             s.next_due = workflow.now()

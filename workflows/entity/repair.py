@@ -64,6 +64,10 @@ class EntityRepair(EntityJobs):
         """Return whether a repair is to be looked after now."""
         return self._repair_is_due() or self._repair_is_to_be_scheduled()
 
+    def _goes_before_a_resync(self) -> bool:
+        """Return whether a resync that has not begun is put off: for what cuts it, or for a rollback, which needs no replica."""
+        return self._cuts_jobs() or self._rollback
+
     # --- marking ---
 
     def _ask_for_resync(self, options: RepairOptions) -> None:
@@ -135,7 +139,7 @@ class EntityRepair(EntityJobs):
         repair = s.repair
         assert repair is not None
         s.replication_state = _R.REPAIR_QUEUED
-        if not await self._cut_has_ended(unless=self._cuts_jobs):
+        if not await self._cut_has_ended(unless=self._goes_before_a_resync):
             return
         taken_up = repair.under_way and s.job_id is not None and await is_running(s.job_id)
         if not taken_up:
@@ -188,7 +192,7 @@ class EntityRepair(EntityJobs):
     async def _with_disks_of_now(self, repair: RepairState) -> RepairState | None:
         """Take over disks that were added, removed or resized; those that are as they were keep what is known of them.
 
-        None where something cuts resyncs, which does not wait for a site that may not answer.
+        None where something goes before a resync that has not begun: it does not wait for a site that may not answer.
         """
         s, before = self._state, self._replication.disks
         now = await self._read_disks()
@@ -209,7 +213,7 @@ class EntityRepair(EntityJobs):
         return dataclasses.replace(repair, bases=bases, dirty=dirty, step=f"{repair.step} ({now.sentence})")
 
     async def _read_disks(self) -> DisksNow | None:
-        """Return the VM's disks of now; None where something cuts resyncs before the site has answered."""
+        """Return the VM's disks of now; None where something goes before the resync and the site has not answered."""
         reading = asyncio.create_task(
             perform(
                 DiskChanges.read_disks,
@@ -221,7 +225,7 @@ class EntityRepair(EntityJobs):
             )
         )
         try:
-            await workflow.wait_condition(lambda: reading.done() or self._cuts_jobs())
+            await workflow.wait_condition(lambda: reading.done() or self._goes_before_a_resync())
         except asyncio.CancelledError:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
