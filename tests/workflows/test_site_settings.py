@@ -91,6 +91,7 @@ async def test_no_cycle_starts_in_a_blackout_window_and_it_says_until_when(bench
     running = await bench.replicated(due=True)
     await running.until_committed(2)
     await _change(bench, blackout=_window_around(datetime.now(UTC)))
+    await running.until(lambda v: "migrate_now" not in v.allowed, "the window has reached the replication")
     await running.update("pause")
     await running.update("resume")
     view = await running.until(lambda v: "blackout window" in v.activity, "waits for the window's end")
