@@ -26,6 +26,7 @@ from workflows import names
 from workflows.messages.plan import Phase, PlanView
 from workflows.messages.plan_input import PlanAbort, PlanCleanUp, PlanDecision, RunWord
 from workflows.plans.commands import CLEAN_UP, PlanRequest
+from workflows.plans.presenting import skipped_text
 
 app = typer.Typer()
 plan = typer.Typer(
@@ -69,7 +70,7 @@ def run(
     async def work(client: Client) -> None:
         options = {"run": kind.value, "network": network, "subnet": subnet, "point": point, "reason": reason}
         request = await request_of(client, read_plan(file), options, site)
-        number = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
+        number = f"{kind.value}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
         handle: WorkflowHandle[Any, Any] = await client.start_workflow(
             names.RECOVERY_PLAN,
             request,
@@ -279,7 +280,7 @@ async def _followed(handle: WorkflowHandle[Any, Any], output: Output) -> PlanVie
     said = ""
     while True:
         view = await _progress(handle)
-        line = f"{view.plan}: {view.done} of {view.total} done; {view.activity}"
+        line = f"{view.plan}: {view.done} of {view.total} done{skipped_text(view)}; {view.activity}"
         if line != said:
             said = line
             output.note(line)

@@ -212,7 +212,8 @@ def obey(
             return _with(progress, replace(_entry(progress, item_id, ItemState.FAILED), state=ItemState.WAITING, note="", by=by))
         case PlanCommand.SKIP:
             entry = _entry(progress, item_id, ItemState.FAILED)
-            return _with(progress, replace(entry, state=ItemState.SKIPPED, note=reason[:NOTE_LIMIT], by=by))
+            note = f"{reason}; it had failed: {entry.note}" if entry.note else reason
+            return _with(progress, replace(entry, state=ItemState.SKIPPED, note=note[:NOTE_LIMIT], by=by))
 
 
 def _aborted(items: tuple[Item, ...], progress: PlanProgress, reason: str, by: str) -> PlanProgress:

@@ -6,7 +6,6 @@ and by that of the control worker, at the moment at which it is asked for. All o
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import pytest
 from temporalio.api.enums.v1 import EventType
@@ -17,44 +16,30 @@ from lab.processes import ManagedProcess
 from lab.settings import ISOLATED_NETWORK
 from tests.e2e.accidents import SLOW_S
 from tests.e2e.conftest import Lab
+from tests.e2e.failing_over import POLICY, assert_holds, in_azure, on_site, until_committed, until_dr
 from tests.e2e.replicated import Replicated
 from workflows import names
-from workflows.messages.views import StatusView
 
-_POLICY = {"name": "gold", "rpo_threshold": "PT1H", "retention": "PT1H"}
 _POLL_S = 0.05
 
 
-async def _until(vm: Replicated, state: DrState) -> StatusView:
-    return await vm.until(lambda view: view.migration_state == state.value, state.value, SLOW_S)
-
-
-def _source(vm: Replicated) -> tuple[bytes, ...]:
-    return tuple(vm.source_bytes(index) for index, _ in enumerate(vm.source.disks))
-
-
-def _made(vm: Replicated, vm_id: str | None) -> tuple[bytes, ...]:
-    assert vm_id is not None
-    disks = zip(target_disks(vm.world, vm_id), vm.source.disks, strict=True)
-    return tuple(Path(file).read_bytes()[: disk.capacity_bytes] for (_, file, _), disk in disks)
-
-
 async def _drill(vm: Replicated) -> None:
-    held = _source(vm)
+    held = on_site(vm)
     await vm.committed(2)
     await vm.handle.execute_update("test_migrate", {"network": ISOLATED_NETWORK})
-    view = await _until(vm, DrState.CLEAN_UP_PENDING)
-    assert _made(vm, view.tests[0].vm_id) == held
+    view = await until_dr(vm, DrState.CLEAN_UP_PENDING)
+    assert_holds(vm, view.tests[0].vm_id, held)
     await vm.handle.execute_update("clean_up")
-    await _until(vm, DrState.READY)
+    await until_dr(vm, DrState.READY)
 
 
 async def _failover_and_cancel(vm: Replicated) -> None:
-    held = _source(vm)
+    held = on_site(vm)
     await vm.committed(2)
     await vm.handle.execute_update("failover")
-    view = await _until(vm, DrState.FAILED_OVER)
-    assert view.failover is not None and _made(vm, view.failover.vm_id) == held
+    view = await until_dr(vm, DrState.FAILED_OVER)
+    assert view.failover is not None
+    assert_holds(vm, view.failover.vm_id, held)
     await vm.handle.execute_update("cancel_failover")
     await vm.until(lambda v: v.failover is None, "cancelled", SLOW_S)
     assert vm.world.vcenter_control.vm(vm.name).power == "poweredOn"
@@ -62,19 +47,19 @@ async def _failover_and_cancel(vm: Replicated) -> None:
 
 async def _way_home(vm: Replicated) -> None:
     await vm.handle.execute_update("failover")
-    view = await _until(vm, DrState.FAILED_OVER)
+    view = await until_dr(vm, DrState.FAILED_OVER)
     await vm.handle.execute_update("commit")
-    view = await vm.until(lambda v: v.failover is not None and v.failover.committed_at is not None, "committed", SLOW_S)
+    view = await until_committed(vm)
     assert view.failover is not None and view.failover.vm_id is not None
     vm.world.arm_control.set_limits(snapshots_per_window=100)
     for disk_id, _, _ in target_disks(vm.world, view.failover.vm_id):
         vm.world.arm_control.write(disk_id, 0, vm.random.randbytes(4096))
-    in_azure = _made(vm, view.failover.vm_id)
+    written = in_azure(vm, view.failover.vm_id)
     await vm.handle.execute_update("reprotect", {"confirm_losses": True})
-    await _until(vm, DrState.FAILBACK_READY)
+    await until_dr(vm, DrState.FAILBACK_READY)
     await vm.handle.execute_update("failback")
-    await _until(vm, DrState.FAILED_BACK)
-    assert _source(vm) == in_azure
+    await until_dr(vm, DrState.FAILED_BACK)
+    assert on_site(vm) == written
     await vm.handle.execute_update("commit_failback")
     await vm.until(lambda v: v.failover is None and len(v.resyncs) == 1, "resynchronised", SLOW_S)
 
@@ -144,7 +129,7 @@ async def test_a_worker_killed_at_a_boundary_changes_nothing_of_what_comes_out(
     lab: Lab, vm: Replicated, course: Course, step: str, who: str
 ) -> None:
     await vm.enable_and_sync()
-    await vm.handle.execute_update("update_policy", _POLICY)
+    await vm.handle.execute_update("update_policy", POLICY)
     killing = asyncio.create_task(_kill_at(lab, vm, step, who))
     vm.scribble()
     await course(vm)

@@ -6,8 +6,8 @@ from urllib.parse import urlsplit
 from deltaferry.model.states import JobOutcome
 from deltaferry.planning.phrases import count_text, duration_text
 from deltaferry.planning.plan_progress import Item, ItemProgress, ItemState, PlanCommand, judge, next_of
-from deltaferry.planning.recovery_plan import StepKind
-from workflows.messages.plan import Decided, ItemView, Phase, PlanResult, PlanRunState, PlanView
+from deltaferry.planning.recovery_plan import RunKind, StepKind
+from workflows.messages.plan import CleanUpItem, Decided, ItemView, Phase, PlanResult, PlanRunState, PlanView
 from workflows.plans.commands import CLEAN_UP
 
 _SIGNS = {
@@ -18,6 +18,13 @@ _SIGNS = {
     ItemState.SKIPPED: "skipped",
     ItemState.ABANDONED: "not done",
 }
+_NEXT = {
+    RunKind.TEST: "",
+    RunKind.PLANNED: " Each VM that runs in Azure waits for its commit or cancel_failover.",
+    RunKind.UNPLANNED: " Each VM that runs in Azure waits for its commit, change_recovery_point or cancel_failover.",
+    RunKind.FAILBACK: " Each VM that is at its site again waits for its commit_failback.",
+}
+"""What is left to do when a run has ended, to follow the sentence that says how."""
 _TIMED = (ItemState.SUCCEEDED, ItemState.FAILED)
 _FAILED_STATES = (ItemState.FAILED, ItemState.ABANDONED)
 
@@ -93,7 +100,8 @@ def target_text(item: Item) -> str:
 
 def _activity(items: tuple[Item, ...], state: PlanRunState) -> str:
     if state.phase is Phase.ENDED:
-        return "ended"
+        outcome, sentence = _outcome(items, state)
+        return f"{outcome.value}: {sentence}"
     if state.phase is Phase.CLEANING_UP:
         return "deleting what the test has made"
     if state.phase is Phase.CLEAN_UP_PENDING:
@@ -125,7 +133,7 @@ def details(view: PlanView, now: datetime) -> str:
     lines = [
         f"### {view.plan}: {view.kind}, {state}",
         "",
-        f"- **Done:** {view.done} of {view.total}",
+        f"- **Done:** {view.done} of {view.total}{skipped_text(view)}",
         f"- **Now:** {view.activity}",
         f"- **Began:** {_time(view.began_at)}",
         f"- **You can send:** {_verbs(view)}",
@@ -146,12 +154,23 @@ def details(view: PlanView, now: datetime) -> str:
         lines.append(_line(item, now))
     if view.clean_up:
         lines += ["", "**Clean-up**", ""]
-        called = {item.vm: view.vm_names.get(item.vm, item.vm) for item in view.clean_up}
-        lines += [f"- {'deleted' if item.done else '**left**'}: {called[item.vm]}{_note(item.note)}" for item in view.clean_up]
+        lines += [f"- {clean_up_text(view, item)}" for item in view.clean_up]
     if view.decisions:
         lines += ["", "**Decisions**", ""]
         lines += [f"- {_decision(one)}" for one in view.decisions]
     return "\n".join(lines)
+
+
+def skipped_text(view: PlanView) -> str:
+    """Return how many of the items that are done were skipped, to follow their number; empty for none."""
+    skipped = sum(item.state == ItemState.SKIPPED for item in view.items)
+    return f", {skipped} of them skipped" if skipped else ""
+
+
+def clean_up_text(view: PlanView, item: CleanUpItem) -> str:
+    """Return what became of a test's VM."""
+    became = "deleted" if item.done else "not deleted" if item.attempts else "to be deleted"
+    return f"{became}: {view.vm_names.get(item.vm, item.vm)}{_note(item.note)}"
 
 
 def _verbs(view: PlanView) -> str:
@@ -185,22 +204,36 @@ def _note(note: str) -> str:
 
 
 def result_of(run: str, items: tuple[Item, ...], state: PlanRunState) -> PlanResult:
-    """Return how a run ended. An aborted one is Cancelled; one with skipped items, or with something left, has information."""
+    """Return how a run ended."""
     progress = state.progress
     skipped = tuple(entry.item_id for entry in progress.items if entry.state is ItemState.SKIPPED)
     not_done = tuple(entry.item_id for entry in progress.items if entry.state in _FAILED_STATES)
     succeeded = sum(entry.state is ItemState.SUCCEEDED for entry in progress.items)
     left = tuple(item.vm for item in state.clean_up if not item.done)
+    outcome, sentence = _outcome(items, state)
+    return PlanResult(state.plan.name, run, state.options.kind.value, outcome, succeeded, skipped, not_done, sentence, left)
+
+
+def _outcome(items: tuple[Item, ...], state: PlanRunState) -> tuple[JobOutcome, str]:
+    """Return how a run ended, with a sentence. An aborted one is Cancelled; one with skipped items, or with something left, has information."""
+    progress = state.progress
+    skipped = sum(entry.state is ItemState.SKIPPED for entry in progress.items)
+    not_done = sum(entry.state in _FAILED_STATES for entry in progress.items)
+    succeeded = sum(entry.state is ItemState.SUCCEEDED for entry in progress.items)
+    left = sum(not item.done for item in state.clean_up)
     outcome, sentence = JobOutcome.SUCCEEDED, f"All {count_text(len(items), 'item')} are done."
     if progress.aborted:
         outcome = JobOutcome.CANCELLED
-        sentence = f"{progress.abort_by} aborted the run: {progress.abort_note} {count_text(len(not_done), 'item')} not done."
+        sentence = f"{progress.abort_by} aborted the run: {progress.abort_note} {count_text(not_done, 'item')} not done."
     elif skipped or left:
         outcome = JobOutcome.COMPLETED_WITH_INFORMATION
-        sentence = f"{count_text(succeeded, 'item')} done, {len(skipped)} skipped."
+        sentence = f"{count_text(succeeded, 'item')} done, {skipped} skipped."
     if left:
-        sentence += f" What the test made of {count_text(len(left), 'VM')} was left: send clean_up to each."
-    return PlanResult(state.plan.name, run, state.options.kind.value, outcome, succeeded, skipped, not_done, sentence, left)
+        sentence += f" What the test made of {count_text(left, 'VM')} was left: send clean_up to each."
+    states = {entry.item_id: entry.state for entry in progress.items}
+    if any(item.vm and states[item.item_id] is ItemState.SUCCEEDED for item in items):
+        sentence += _NEXT[state.options.kind]
+    return outcome, sentence
 
 
 def _time(at: datetime) -> str:

@@ -81,6 +81,7 @@ async def test_names_of_vms_become_workflow_ids(running: Running, synced: Synced
     await running.json("plan", "run", path, "--run", "planned", "--site", "lab", "--wait")
     items = (await running.json("plan", "status", name))["progress"]["items"]
     assert [item["item_id"] for item in items] == ["web/before/look", f"web/vm/{synced.workflow_id}"]
+    assert [item["name"] for item in items] == ["web/before/look", f"web/vm/{synced.vm}"]
     await running.json("plan", "abort", name, "--by", "ann", "--reason", "only the names count")
 
 
