@@ -213,18 +213,22 @@ class WebServer(ThreadingHTTPServer):
                 _log.debug("a connection was gone already: %s", error)
 
     def be_reachable(self) -> None:
-        """Answer again."""
+        """Answer again, from the moment that this returns."""
         self._unreachable_until = 0.0
+        self._listen_again()
         self._back.set()
+
+    def _listen_again(self) -> None:
+        with self._lock:
+            if not self._listens and not self.is_unreachable():
+                self.socket.listen(self.request_queue_size)
+                self._listens = True
 
     def get_request(self) -> Any:
         """Accept a connection; while unreachable, wait for a moment instead, and listen again when that is over."""
         if not self._listens:
             self._back.wait(min(_LOOK_S, max(0.0, self._unreachable_until - time.monotonic())))
-            with self._lock:
-                if not self.is_unreachable():
-                    self.socket.listen(self.request_queue_size)
-                    self._listens = True
+            self._listen_again()
             raise BlockingIOError("nobody is accepted now")
         return super().get_request()
 

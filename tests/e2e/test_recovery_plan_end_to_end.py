@@ -22,10 +22,9 @@ from lab.settings import ISOLATED_NETWORK, SITE
 from tests.e2e.conftest import Lab
 from tests.e2e.failing_over import Known, assert_holds, on_site, resources_of, until_committed
 from tests.e2e.interventions import eventually, reached
-from tests.e2e.operators import runs_of
+from tests.e2e.operators import audit, found_of, runs_of
 from tests.e2e.replicated import Replicated
 from tests.e2e.site_of_vms import SiteOfVms
-from tests.e2e.test_audit import _audit, _of
 from tests.e2e.test_command_line import _ROOT, _deltaferry, _done
 from workflows import names
 from workflows.messages.plan import ItemView, PlanResult, PlanView
@@ -324,8 +323,8 @@ async def _end(lab: Lab, client: Client, application: Application) -> None:
         await vm.until(lambda v: v.failover is None, "cancelled")
         assert resources_of(vm) == set()
         assert vm.world.vcenter_control.vm(vm.name).power == "poweredOn"
-    found = (await _audit(client)).findings
-    assert [_of(vm, found) for vm in application.vms] == [{}] * 6
+    found = (await audit(client)).findings
+    assert [found_of(vm, found) for vm in application.vms] == [{}] * 6
     await asyncio.gather(*(vm.stop() for vm in back))
     for vm in application.vms:
         await asyncio.to_thread(vm.assert_nothing_left)
