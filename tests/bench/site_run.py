@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,14 +17,13 @@ from tests.bench import site_histories as histories
 from tests.bench.machine import children, cpu_s, resident_bytes
 from tests.bench.report import Bench
 from tests.bench.site_histories import Window
-from tests.bench.site_world import HOSTS, PROBE, SITE, SiteWorld, record_of, serving_steps, site_profile
+from tests.bench.site_world import HOSTS, PROBE, PROBES, SITE, SiteWorld, record_of, serving_steps, site_profile
 from tests.workflows.servers import start_dev_server
 from tests.workflows.world import DISKS
 from workflows import names
 from workflows.messages.slot import SlotsState
 from workflows.messages.step import AdoptResult
 
-_PROBES = 2
 _POLL_S = 0.2
 _STALLED_S = 120.0
 _BATCH = 50
@@ -79,7 +79,7 @@ async def run_site(bench: Bench, count: int) -> Run:
         servers = tuple(children() - before)
         address = environment.client.service_client.config.target_host
         with _worker_process(bench.directory, address, count) as process:
-            world = SiteWorld(site_profile(count))
+            world = SiteWorld(site_profile(count + PROBES))
             world.gate.set()
             async with serving_steps(environment.client, world):
                 return await _Site(environment.client, world, process, servers, count).run(bench.site_cycles, bench.site_probes)
@@ -136,14 +136,13 @@ class _Site:
     async def _probe(self, probes: int) -> tuple[Window, int, list[str]]:
         """Let each host hold one transfer for ever and all others wait; run replications on a host of their own beside them."""
         await self._change(disks_per_host=len(DISKS))
-        hosts = min(HOSTS, len(self._vms))
-        await self._until_slots(lambda slots: len(slots.leases) <= hosts, "what was granted before ends")
+        await self._until_slots(_one_on_each_host, "what was granted before ends")
         self._world.gate.clear()
-        expected = len(self._vms) - hosts
+        expected = len(self._vms) - min(HOSTS, len(self._vms))
         waiting = await self._until_slots(lambda slots: len(slots.waiting) >= expected, f"{expected} replications wait")
         begin = datetime.now(UTC)
         before = len(self._started)
-        vms = [f"{PROBE}-{number}" for number in range(_PROBES)]
+        vms = [f"{PROBE}-{number}" for number in range(PROBES)]
         await self._start(vms, begin)
         await self._until(lambda: all(self._world.committed(vm) >= probes for vm in vms))
         return Window(begin, datetime.now(UTC)), len(waiting.waiting), self._started[before:]
@@ -191,6 +190,11 @@ class _Site:
             elif time.monotonic() - at > _STALLED_S:
                 raise RuntimeError(f"the site stands still after {entered} steps")
             await asyncio.sleep(_POLL_S)
+
+
+def _one_on_each_host(slots: SlotsState) -> bool:
+    on_host = Counter(held.wanted.placement.host for held in slots.leases)
+    return max(on_host.values(), default=0) <= 1
 
 
 def _worker_process(directory: Path, address: str, count: int) -> ManagedProcess:

@@ -28,6 +28,7 @@ SITE = "bench"
 HOSTS = 20
 PROBE = "probe"
 """How the names of VMs begin that are on a host and a datastore of their own."""
+PROBES = 2
 _SECOND = "second-appliance"
 _DATASTORES = 12
 _NEVER = timedelta(hours=12)
@@ -96,11 +97,13 @@ class _SiteStandIns(StandIns):
 
 
 def site_profile(count: int) -> SiteProfile:
+    """Return the profile of a site that has room for so many replications."""
     return dataclasses.replace(
         new_profile(SITE, min_interval=_QUICK),
         max_interval=_NEVER,
         appliances=(ApplianceProfile(_SECOND),),
         replications_per_appliance=max(300, count),
+        replications_per_site=max(500, count),
     )
 
 
