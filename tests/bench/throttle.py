@@ -49,7 +49,7 @@ def measure_throttle(bench: Bench) -> Iterator[Measure]:
     for megabits in (10, 100):
         steps: list[Step] = [(0, megabits * _MBIT_BYTES)]
         with _Road(bench) as road:
-            begin_s, arrivals = road.drive(steps, bench.throttle_s)
+            begin_s, steps, arrivals = road.drive(steps, bench.throttle_s)
         yield _deviation(f"throttle_{megabits}_mbit", arrivals, steps, begin_s, bench.throttle_s)
     yield from _changes(bench)
     yield from _share(bench)
@@ -59,7 +59,7 @@ def _changes(bench: Bench) -> Iterator[Measure]:
     third_s = bench.throttle_s / 3
     steps: list[Step] = [(0, 20 * _MBIT_BYTES), (third_s, 100 * _MBIT_BYTES), (2 * third_s, 20 * _MBIT_BYTES)]
     with _Road(bench) as road:
-        begin_s, arrivals = road.drive(steps, bench.throttle_s)
+        begin_s, steps, arrivals = road.drive(steps, bench.throttle_s)
     yield _deviation("throttle_change", arrivals, steps, begin_s, bench.throttle_s)
     effect_s = max(
         _effect_s(arrivals.between(begin_s + at_s, begin_s + at_s + third_s), limit, min(third_s / 3, _EFFECT_WINDOW_S))
@@ -74,7 +74,7 @@ def _changes(bench: Bench) -> Iterator[Measure]:
 
 def _share(bench: Bench) -> Iterator[Measure]:
     with _Road(bench, urgent=1) as road:
-        _, arrivals = road.drive([(0, 20 * _MBIT_BYTES)], bench.throttle_s / 2)
+        *_, arrivals = road.drive([(0, 20 * _MBIT_BYTES)], bench.throttle_s / 2)
     sent = [counts[-1][1] - counts[0][1] for counts in (arrivals.arrived(str(number)) for number in range(_TRANSFERS))]
     fair = DEFAULT_PRE_FAILOVER_WEIGHT / (DEFAULT_PRE_FAILOVER_WEIGHT + _TRANSFERS - 1)
     share = sent[0] / sum(sent)
@@ -116,8 +116,12 @@ class _Road:
         self._budget.close()
         shutil.rmtree(self._directory)
 
-    def drive(self, steps: Sequence[Step], length_s: float) -> tuple[float, Arrivals]:
-        """Let the transfers run with these limits; return when all of them were under way, and what arrived from then on."""
+    def drive(self, steps: Sequence[Step], length_s: float) -> tuple[float, list[Step], Arrivals]:
+        """Let the transfers run with these limits.
+
+        Return when all of them were under way, when each limit was set indeed, which may be later where processors are short,
+        and what arrived from then on.
+        """
         self._budget.set_limit(steps[0][1])
         plane = ProcessDataPlane(budget=self._budget)
         transfers = [threading.Thread(target=self._transfer, args=(plane, number)) for number in range(_TRANSFERS)]
@@ -127,15 +131,17 @@ class _Road:
             while self._under_way() < _TRANSFERS:
                 time.sleep(0.05)
             begin_s = time.monotonic()
+            done = [steps[0]]
             for after_s, limit in steps[1:]:
                 time.sleep(max(0.0, begin_s + after_s - time.monotonic()))
+                done.append((time.monotonic() - begin_s, limit))
                 self._budget.set_limit(limit)
             time.sleep(max(0.0, begin_s + length_s - time.monotonic()))
         finally:
             self._cut.set()
             for transfer in transfers:
                 transfer.join()
-        return begin_s, Arrivals.read(self._notes).between(begin_s, begin_s + length_s)
+        return begin_s, done, Arrivals.read(self._notes).between(begin_s, begin_s + length_s)
 
     def _under_way(self) -> int:
         """Return of how many transfers something has arrived."""

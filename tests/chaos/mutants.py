@@ -207,7 +207,7 @@ MUTANTS = (
     Mutant(
         "write-once-records",
         "a stored plan or manifest is never overwritten",
-        (Edit("deltaferry/azure/object_store.py", "overwrite=False", "overwrite=True"),),
+        (Edit("deltaferry/azure/object_store.py", "overwrite=False, metadata", "overwrite=True, metadata"),),
         f"{_OBJECTS}::test_put_new_keeps_the_stored_object_and_refers_to_it",
     ),
     Mutant(
@@ -219,7 +219,7 @@ MUTANTS = (
     Mutant(
         "one-snapshot-a-key",
         "a cycle key stands for one snapshot, ever",
-        (Edit(_HELD, "    if recorded is not None:\n", "    if recorded == b'':\n"),),
+        (Edit(_HELD, " if recorded is not None else None\n", " if recorded == b'' else None\n"),),
         f"{_GUARDS}::test_a_cycles_lost_snapshot_is_not_replaced",
     ),
     Mutant(

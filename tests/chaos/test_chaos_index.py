@@ -13,7 +13,7 @@
 | 9 | flipped bits: every byte of a small segment, random ones in large, on the way | `tests/unit/blocks/test_fuzz_decoders`, `test_faults_between`, `tests/e2e/test_damaged_segments` |
 | 10 | truncated, missing, exchanged, replayed segments | `tests/e2e/test_damaged_segments`, `tests/unit/blocks/test_data_plane`, `test_faults_between` |
 | 11 | wrong key; expired signature | `tests/e2e/test_damaged_segments`, `tests/unit/blocks/test_blob_http`; a key rotated in mid-cycle needs a Key Vault in the lab |
-| 12 | unreadable source, full stores | `tests/unit/blocks/test_data_plane`, `tests/unit/blocks/test_blob_http`; a worker's own disk full needs a tmpfs mount, which tests may not make |
+| 12 | unreadable source, full stores | `tests/unit/blocks/test_data_plane`, `tests/unit/blocks/test_blob_http`; a worker's own disk: `test_full_disk` |
 | 13 | clock jumps | the time-skipping month in `tests/workflows/test_schedule`; a jump of one worker's clock needs libfaketime, which is not a package of ours |
 | 14 | change tracking that lies | `tests/e2e/test_disks_and_tracking` (errors, resets); omissions are the sampling comparison's and the scrub's |
 | 15 | sectors dropped, doubled, shifted by stage 2 | `test_both_checks` |
@@ -28,9 +28,12 @@ All of it prints `--seed N`, which repeats it.
 """
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.chaos.mutants import MUTANTS, Mutant, apply
 
 _TESTS = Path(__file__).resolve().parents[1]
 _NUMBERS = 21
@@ -57,3 +60,12 @@ def test_what_a_row_names_exists(number: int) -> None:
         place = _TESTS.parent / name if name.startswith("tests/") else _TESTS / "chaos" / name
         assert place.with_suffix(".py").is_file() or place.is_dir(), name
     assert names or "scrub" in rows()[number]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_a_mutants_guard_stands_where_it_is_looked_for(mutant: Mutant, tmp_path: Path) -> None:
+    """Whoever moves a guard learns it at once, and not when all mutants are run."""
+    for file in {edit.file for edit in mutant.edits}:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(_TESTS.parent / file, tmp_path / file)
+    apply(mutant, tmp_path)

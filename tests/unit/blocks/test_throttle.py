@@ -1,6 +1,7 @@
 """The budget on a clock of the test's own, with stand-ins for data processes that take as those do; and real waiting threads."""
 
 import os
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -390,3 +391,14 @@ def test_a_failure_elsewhere_ends_the_waiting(process: Process) -> None:
     process.join()
     kinds = [error.kind for error in process.errors if isinstance(error, DeltaferryError)]
     assert kinds == [ErrorKind.INTERRUPTED] * 2
+
+
+def test_a_worker_that_cannot_share_memory_because_its_disk_is_full_says_so() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(DeltaferryError, match="TMPDIR") as caught:
+            Budget()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.kind is ErrorKind.LOCAL_DISK_FULL
