@@ -135,7 +135,7 @@ async def test_a_store_that_refuses_a_share_of_all_requests_gets_no_storm(
     passed, refused = chaos.met("passed", BLOBS), chaos.met(action.value, BLOBS)
     disturb(lab, action, BLOBS, share)
     await resumed(vm)
-    await committed_beyond(vm, known)
+    await committed_beyond(vm, known, SLOW_S / (1 - share))  # each refusal is waited out before it is sent again
     passed, refused = chaos.met("passed", BLOBS) - passed, chaos.met(action.value, BLOBS) - refused
     assert passed > 100
     assert refused > 0
