@@ -260,13 +260,15 @@ def test_a_killed_process_leaves_the_whole_budget_to_the_other_and_nothing_behin
     outcome = line.outcomes["killed"]
     assert isinstance(outcome, DeltaferryError) and outcome.kind is ErrorKind.INTERRUPTED
     assert len(list(Path("/proc/self/fd").iterdir())) < descriptors  # its pipes, and not the budget's memory
-    line.run(3, senders=1)
+    line.run(3)  # two senders: what the killed one had taken to send may never arrive
     before = line.sink.arrived["survivor"]
-    line.run(10, senders=1)
+    line.run(10)
     assert (line.sink.arrived["survivor"] - before) / LIMIT == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.chaos
 def test_a_frozen_process_gives_its_share_to_the_other_and_gets_it_back(line: Line) -> None:
+    """Among the chaos tests, because both processes need the processor in time: on a loaded machine the awake one can look frozen."""
     line.budget.set_limit(LIMIT)
     line.begin("awake")
     [awake] = line.children()
