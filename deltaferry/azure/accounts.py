@@ -68,7 +68,7 @@ class StorageAccount:
 
     `url` is host-style or path-style; `credential` an account key or an azure-identity credential; `ca_file` the
     certificates to trust instead of the system's; `retries` how often the SDK repeats a request by itself (three
-    repeats take at most about twenty seconds; longer waits are Temporal's). A client whose credential was refused is
+    repeats take at most 17 seconds of waiting; longer waits are Temporal's). A client whose credential was refused is
     thrown away, so that the next attempt reads a rotated key.
     """
 
@@ -122,7 +122,7 @@ class StorageAccount:
             connection_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
             retry_policy=ExponentialRetry(
-                initial_backoff=1,
+                initial_backoff=0,  # added to every wait: the n-th is 2**n seconds, n from 1
                 increment_base=2,
                 retry_total=self._retries,
                 retry_connect=self._retries,
