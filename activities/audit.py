@@ -25,7 +25,6 @@ from deltaferry.model.audit import (
     Existing,
     Finding,
     Outcome,
-    Owner,
     RunningReplication,
     SeenContainer,
     SeenCopies,
@@ -40,6 +39,7 @@ from deltaferry.model.errors import DeltaferryError, ErrorKind
 from deltaferry.model.naming import (
     CONTAINER_PREFIX,
     SITES_CONTAINER,
+    Owner,
     audit_name,
     audits_prefix,
     disk_of_seed,

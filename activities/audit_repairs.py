@@ -37,7 +37,6 @@ from deltaferry.model.audit import (
     Finding,
     FindingCode,
     Outcome,
-    Owner,
     SeenContainer,
     SeenLease,
     SeenResource,
@@ -47,7 +46,7 @@ from deltaferry.model.audit import (
     Verdict,
 )
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX, INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, job_of_copy
+from deltaferry.model.naming import GATEWAY_CONTAINER_PREFIX, INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, Owner, job_of_copy
 from deltaferry.model.replication import ReplicationRef, Store
 from deltaferry.model.vm import Claim
 from deltaferry.planning.audit import Seen, judge

@@ -8,8 +8,8 @@ from azure.core.exceptions import ResourceNotFoundError
 
 from deltaferry.azure.arm import ArmClients, carries
 from deltaferry.azure.errors import arm_errors
-from deltaferry.model.audit import Owner, ResourceKind, SeenResource
-from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG
+from deltaferry.model.audit import ResourceKind, SeenResource
+from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, Owner
 from deltaferry.ports.access import Beat
 
 _OPEN = frozenset({"activesas", "activesasfrozen", "activeupload"})

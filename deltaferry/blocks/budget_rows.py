@@ -6,17 +6,14 @@ whole. The memory belongs to a file without a name, passed on by its descriptor:
 """
 
 import mmap
-import os
-import tempfile
 from dataclasses import dataclass
 from enum import IntEnum
-
-from deltaferry.model.errors import DeltaferryError, ErrorKind
 
 ROWS = 1024
 _HEADER_WORDS = _ROW_WORDS = 8
 _WORD_BYTES = 8
 _LIMITED = 0
+SIZE_BYTES = (_HEADER_WORDS + ROWS * _ROW_WORDS) * _WORD_BYTES
 
 
 class Word(IntEnum):
@@ -76,19 +73,3 @@ class BudgetRows:
         """Give the memory back; nothing may be read or written afterwards."""
         self._words.release()
         self._map.close()
-
-
-def create_file() -> int:
-    """Return the descriptor of a new file for rows, all zero, without a name. Raises LOCAL_DISK_FULL."""
-    size_bytes = (_HEADER_WORDS + ROWS * _ROW_WORDS) * _WORD_BYTES
-    try:
-        with tempfile.TemporaryFile() as file:
-            file.write(bytes(size_bytes))  # written, so that a full disk is noticed here
-            file.flush()
-            return os.dup(file.fileno())
-    except OSError as error:
-        raise DeltaferryError(
-            ErrorKind.LOCAL_DISK_FULL,
-            f"The worker cannot write the {size_bytes // 1024} KiB that it needs into its folder for temporary files "
-            f"({error.strerror}): make room there, or set TMPDIR to a folder that has some.",
-        ) from None

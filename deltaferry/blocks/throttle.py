@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from deltaferry.blocks.allowance import PACED_SLICE_BYTES
-from deltaferry.blocks.budget_rows import ROWS, BudgetRows, Seat, Word, create_file
+from deltaferry.blocks.budget_file import create_file
+from deltaferry.blocks.budget_rows import ROWS, BudgetRows, Seat, Word
 from deltaferry.blocks.shares import Claim, shares
 from deltaferry.model.errors import DeltaferryError, ErrorKind
 

@@ -7,25 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from deltaferry.model.naming import Owner
 from deltaferry.model.replication import Store
 
 AUDIT_VERSION = 1
 """Of the stored objects; a reader refuses another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose something is, as far as its name, metadata or tags tell."""
-
-    installation: str
-    replication_id: str
-    site: str = ""
-    """Empty where the thing does not tell."""
-    instance_uuid: str = ""
-    """Of the source VM; empty where the thing does not tell."""
-    vm_name: str = ""
-    made_vms: tuple[str, ...] = ()
-    """Of a commit record: instance UUIDs of the VMs that it knows to have been made for a failback to another place."""
 
 
 class FindingCode(StrEnum):

@@ -5,8 +5,8 @@ Source of the limits: vSphere snapshot names have at most 80 characters; blob co
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from deltaferry.model.audit import Owner
 from deltaferry.model.replication import ReplicationRef, Store
 
 CLAIM_KEY = "deltaferry.claim"
@@ -22,6 +22,21 @@ SNAPSHOT_DESCRIPTION = "Taken by Deltaferry for replication. It is removed when 
 
 INSTALLATION_PATTERN = re.compile(r"[a-z0-9-]{1,12}")
 _SNAPSHOT = re.compile(r"df/(?P<installation>[a-z0-9-]{1,12})/(?P<replication>[0-9a-f]{16})/(?P<cycle>[0-9]+-[0-9a-f-]{36})(-q)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose something is, as far as its name, metadata or tags tell."""
+
+    installation: str
+    replication_id: str
+    site: str = ""
+    """Empty where the thing does not tell."""
+    instance_uuid: str = ""
+    """Of the source VM; empty where the thing does not tell."""
+    vm_name: str = ""
+    made_vms: tuple[str, ...] = ()
+    """Of a commit record: instance UUIDs of the VMs that it knows to have been made for a failback to another place."""
 
 
 def snapshot_prefix(replication: ReplicationRef) -> str:

@@ -13,7 +13,6 @@ from deltaferry.model.audit import (
     Existing,
     Finding,
     FindingCode,
-    Owner,
     SeenContainer,
     SeenLease,
     SeenSnapshot,
@@ -22,7 +21,7 @@ from deltaferry.model.audit import (
     SeenVm,
     Verdict,
 )
-from deltaferry.model.naming import COPIES_PREFIX, SITES_CONTAINER, store_of_container
+from deltaferry.model.naming import COPIES_PREFIX, SITES_CONTAINER, Owner, store_of_container
 from deltaferry.model.replication import Store
 from deltaferry.planning.audit_azure import in_azure, left_copies
 from deltaferry.planning.fates import Fate, fate, new_finding, young

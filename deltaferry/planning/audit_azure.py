@@ -14,7 +14,6 @@ from deltaferry.model.audit import (
     Finding,
     FindingCode,
     KnownInAzure,
-    Owner,
     ResourceKind,
     RunningReplication,
     SeenContainer,
@@ -22,7 +21,7 @@ from deltaferry.model.audit import (
     SeenTarget,
     Verdict,
 )
-from deltaferry.model.naming import TEST_JOB_PREFIX, copies_prefix, disk_snapshot_prefix
+from deltaferry.model.naming import TEST_JOB_PREFIX, Owner, copies_prefix, disk_snapshot_prefix
 from deltaferry.planning.fates import Fate, fate, new_finding, young
 
 _C, _V = FindingCode, Verdict

@@ -3,7 +3,8 @@
 from datetime import datetime, timedelta
 from enum import Enum
 
-from deltaferry.model.audit import Existing, Finding, FindingCode, Owner, Verdict
+from deltaferry.model.audit import Existing, Finding, FindingCode, Verdict
+from deltaferry.model.naming import Owner
 
 
 class Fate(Enum):

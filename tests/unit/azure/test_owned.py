@@ -30,8 +30,8 @@ from deltaferry.azure.arm import ArmClients, ArmSettings
 from deltaferry.azure.credentials import StaticToken
 from deltaferry.azure.network import Networks
 from deltaferry.azure.owned import list_owned
-from deltaferry.model.audit import Owner, ResourceKind, SeenResource
-from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG
+from deltaferry.model.audit import ResourceKind, SeenResource
+from deltaferry.model.naming import INSTALLATION_TAG, JOB_TAG, REPLICATION_TAG, Owner
 from lab.arm.service import ArmService
 from lab.certificates import make_certificates
 

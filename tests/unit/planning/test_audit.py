@@ -12,7 +12,6 @@ from deltaferry.model.audit import (
     Existing,
     Finding,
     FindingCode,
-    Owner,
     ResourceKind,
     RunningReplication,
     SeenContainer,
@@ -24,7 +23,7 @@ from deltaferry.model.audit import (
     SeenVm,
     Verdict,
 )
-from deltaferry.model.naming import owner_of_snapshot, store_of_container
+from deltaferry.model.naming import Owner, owner_of_snapshot, store_of_container
 from deltaferry.model.replication import Store
 from deltaferry.planning.audit import Seen, judge, to_ask
 from deltaferry.planning.fates import Fate, fate

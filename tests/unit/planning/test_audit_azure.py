@@ -13,7 +13,6 @@ from deltaferry.model.audit import (
     FindingCode,
     KnownInAzure,
     KnownVm,
-    Owner,
     ResourceKind,
     RunningReplication,
     SeenContainer,
@@ -23,7 +22,7 @@ from deltaferry.model.audit import (
     SeenTarget,
     Verdict,
 )
-from deltaferry.model.naming import copy_name, disk_snapshot_prefix, job_of_copy
+from deltaferry.model.naming import Owner, copy_name, disk_snapshot_prefix, job_of_copy
 from deltaferry.model.replication import Store
 from deltaferry.planning.audit import Seen, judge, to_ask
 
