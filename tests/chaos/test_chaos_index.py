@@ -12,7 +12,7 @@
 | 8 | throttling and time-outs at 5, 30, 80 % | `test_faults_between` |
 | 9 | flipped bits: every byte of a small segment, random ones in large, on the way | `tests/unit/blocks/test_fuzz_decoders`, `test_faults_between`, `tests/e2e/test_damaged_segments` |
 | 10 | truncated, missing, exchanged, replayed segments | `tests/e2e/test_damaged_segments`, `tests/unit/blocks/test_data_plane`, `test_faults_between` |
-| 11 | wrong key; expired signature | `tests/e2e/test_damaged_segments`, `tests/unit/blocks/test_blob_http`; a wrapping key that is rotated or gone: `tests/unit/azure/test_keys`, not yet in a whole cycle |
+| 11 | wrong key; expired signature | `tests/e2e/test_damaged_segments`, `tests/unit/blocks/test_blob_http`; a wrapping key that is gone or another: `test_wrapping_key`; one that is rotated in Key Vault: `tests/unit/azure/test_keys` |
 | 12 | unreadable source, full stores | `tests/unit/blocks/test_data_plane`, `tests/unit/blocks/test_blob_http`; a worker's own disk: `test_full_disk` |
 | 13 | clock jumps | the time-skipping month in `tests/workflows/test_schedule`; a jump of one worker's clock needs libfaketime, which is not a package of ours |
 | 14 | change tracking that lies | `tests/e2e/test_disks_and_tracking` (errors, resets); omissions are the sampling comparison's and the scrub's |
