@@ -204,8 +204,8 @@ async def test_an_initial_replication_keeps_its_marks_and_goes_on_by_itself(
     await eventually(lambda: _has_copied(vm), "a mark")
     vm.scribble()
     datastore.fill()
+    error = await short(vm, 150.0)
     lab.world.blob_control.clear_faults()
-    error = await short(vm)
     assert error.retried
     await released(vm)
     status = await vm.status()
