@@ -11,7 +11,7 @@ from azure.core.credentials import AzureNamedKeyCredential, TokenCredential
 from azure.storage.blob import (
     BlobServiceClient,
     ContainerSasPermissions,
-    ExponentialRetry,
+    LinearRetry,
     UserDelegationKey,
     generate_container_sas,
 )
@@ -32,6 +32,11 @@ MAX_DELEGATION = timedelta(days=7)
 
 _CONNECT_TIMEOUT_S = 10
 _READ_TIMEOUT_S = 60
+_RETRY_AFTER_S = 1
+"""Between two tries, on average. A step has dozens of requests, one after the other: longer waits would make it minutes long where
+the store refuses a third of them, and with few tries it would never get through all of them where it refuses most."""
+_UNANSWERED = 3
+"""How often a request is repeated that was not answered, which takes the time limits above each time."""
 
 
 def account_name(url: str) -> str:
@@ -67,8 +72,8 @@ class StorageAccount:
     """One storage account's blob endpoint and the credential to use it with. Safe to use from several threads.
 
     `url` is host-style or path-style; `credential` an account key or an azure-identity credential; `ca_file` the
-    certificates to trust instead of the system's; `retries` how often the SDK repeats a request by itself (three
-    repeats take at most 17 seconds of waiting; longer waits are Temporal's). A client whose credential was refused is
+    certificates to trust instead of the system's; `retries` how often the SDK repeats a request that the store refuses for
+    now, by itself, in 12 seconds or so; longer waits are Temporal's. A client whose credential was refused is
     thrown away, so that the next attempt reads a rotated key.
     """
 
@@ -79,7 +84,7 @@ class StorageAccount:
         *,
         ca_file: str | None = None,
         api_version: str = DEFAULT_API_VERSION,
-        retries: int = 3,
+        retries: int = 12,
     ) -> None:
         self.url = url.rstrip("/")
         self.name = account_name(self.url)
@@ -121,14 +126,13 @@ class StorageAccount:
             connection_verify=self._ca_file or True,
             connection_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
-            retry_policy=ExponentialRetry(
-                initial_backoff=0,  # added to every wait: the n-th is 2**n seconds, n from 1
-                increment_base=2,
+            retry_policy=LinearRetry(
+                backoff=_RETRY_AFTER_S,
+                random_jitter_range=_RETRY_AFTER_S,
                 retry_total=self._retries,
-                retry_connect=self._retries,
-                retry_read=self._retries,
                 retry_status=self._retries,
-                random_jitter_range=1,
+                retry_connect=min(self._retries, _UNANSWERED),
+                retry_read=min(self._retries, _UNANSWERED),
             ),
         )
 

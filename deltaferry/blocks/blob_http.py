@@ -1,4 +1,4 @@
-"""The hot path to blob storage: put, get, Put Page and Clear Page over keep-alive `http.client`, one connection a thread.
+"""The hot path to blob storage: put, get, Put Page and Clear Page over keep-alive `http.client`.
 
 The SDK's cost per request is a whole core at 500 requests a second, and its downloads cost ten times ours (facts 3.6);
 everything that is not hot stays with the SDK. Source of headers and codes: the Blob service REST reference.
@@ -31,7 +31,7 @@ API_VERSION = "2023-11-03"
 _SEQUENCE_NUMBER = "x-ms-blob-sequence-number"
 _LONGEST_IDLE_S = 30.0
 """A connection that was not used for longer is made anew: the server may have given it up, and what is sent over it is lost.
-On a slow line a thread waits for minutes between two objects."""
+On a slow line minutes pass between two objects."""
 
 
 class Role(StrEnum):
@@ -70,8 +70,8 @@ class BlobClient:
         self._role = role
         self._limits = limits or HttpLimits()
         self._context = _tls(access.ca_file) if parts.scheme == "https" else None
-        self._local = threading.local()
-        self._connections: list[http.client.HTTPConnection] = []
+        self._idle: list[tuple[http.client.HTTPConnection, float]] = []
+        """Connections that no request uses, and since when; the last is the one that was used last."""
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -79,11 +79,11 @@ class BlobClient:
         return f"BlobClient({self._host}{self._path})"
 
     def close(self) -> None:
-        """Close every thread's connection."""
+        """Close the connections that no request uses: all of them, when none is under way."""
         with self._lock:
-            for connection in self._connections:
-                connection.close()
-            self._connections.clear()
+            idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            connection.close()
 
     def put_new(self, name: str, data: memoryview, digest: bytes, pace: BodyPace = UNPACED) -> bool:
         """Store an object unless one of that name exists; return whether it was stored.
@@ -243,7 +243,7 @@ class BlobClient:
             wait_s = pacer.reserve(len(body) if body is not None else len(into) if into is not None else 0)
             if wait_s > 0:  # even a sleep of nothing gives the processor away
                 time.sleep(wait_s)
-        connection = self._connection()
+        connection = self._take()
         complete = False
         try:
             size = str(len(body)) if body is not None else "0"
@@ -268,9 +268,11 @@ class BlobClient:
         except (OSError, http.client.HTTPException) as error:
             raise Unanswered(type(error).__name__) from None
         finally:
-            self._local.used_s = time.monotonic()
-            if not complete:
+            if complete:
+                self._give_back(connection)
+            else:
                 connection.close()
+                self.close()  # what ended one has mostly ended those that were idle too
         if response.status >= HTTPStatus.BAD_REQUEST:
             refusal = Refused(response.status, response.headers.get(ERROR_CODE_HEADER, ""), _retry_after(response.headers))
             if pacer is not None and response.status == HTTPStatus.SERVICE_UNAVAILABLE:
@@ -300,22 +302,24 @@ class BlobClient:
         response.read()
         return filled
 
-    def _connection(self) -> http.client.HTTPConnection:
-        """Return the calling thread's connection; `http.client` connects it again by itself after a close."""
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            if self._context is not None:
-                connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=self._limits.timeout_s, context=self._context
-                )
-            else:
-                connection = http.client.HTTPConnection(self._host, self._port, timeout=self._limits.timeout_s)
-            self._local.connection = connection
-            with self._lock:
-                self._connections.append(connection)
-        elif time.monotonic() - self._local.used_s > _LONGEST_IDLE_S:
-            connection.close()
-        return connection
+    def _take(self) -> http.client.HTTPConnection:
+        """Return the connection that was used last, or a new one: no more are opened than requests are under way at a time.
+
+        Each costs a TLS handshake and begins slowly; `http.client` connects one again by itself after a close.
+        """
+        with self._lock:
+            connection, since_s = self._idle.pop() if self._idle else (None, 0.0)
+        if connection is not None:
+            if time.monotonic() - since_s > _LONGEST_IDLE_S:
+                connection.close()
+            return connection
+        if self._context is not None:
+            return http.client.HTTPSConnection(self._host, self._port, timeout=self._limits.timeout_s, context=self._context)
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._limits.timeout_s)
+
+    def _give_back(self, connection: http.client.HTTPConnection) -> None:
+        with self._lock:
+            self._idle.append((connection, time.monotonic()))
 
 
 def _slices(body: memoryview, first_bytes: int, pace: BodyPace, *, paged: bool) -> Iterator[memoryview]:

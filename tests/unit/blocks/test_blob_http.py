@@ -118,6 +118,8 @@ class Script:
 
     answers: list[tuple[int, dict[str, str]] | None]
     seen: list[tuple[str, int]] = field(default_factory=list)
+    connections: set[int] = field(default_factory=set)
+    """The clients' ports."""
 
 
 class _Scripted(BaseHTTPRequestHandler):
@@ -129,6 +131,7 @@ class _Scripted(BaseHTTPRequestHandler):
         length = int(self.headers.get("Content-Length", "0"))
         body = self.rfile.read(length)
         script.seen.append((self.command, len(body)))
+        script.connections.add(self.client_address[1])
         answer = script.answers.pop(0) if len(script.answers) > 1 else script.answers[0]
         if answer is None:
             self.connection.shutdown(socket.SHUT_RDWR)
@@ -174,6 +177,50 @@ BUSY = (503, {"x-ms-error-code": "ServerBusy", "Retry-After": "0"})
 TIMED_OUT = (500, {"x-ms-error-code": "OperationTimedOut"})
 DONE: tuple[int, dict[str, str]] = (201, {})
 PAGE = memoryview(bytes(3 * GRANULE))
+
+
+def test_threads_share_the_connections_that_are_idle(scripted: Callable[..., tuple[BlobClient, Script]]) -> None:
+    client, script = scripted(DONE)
+
+    def put() -> None:
+        client.put_page("seed", 0, PAGE, 1, FAST)
+
+    for _ in range(3):
+        thread = threading.Thread(target=put)
+        thread.start()
+        thread.join()
+    assert len(script.seen) == 3
+    assert len(script.connections) == 1
+    client.close()
+    put()
+    assert len(script.connections) == 2
+
+
+def test_a_connection_that_ends_takes_those_that_are_idle_along(scripted: Callable[..., tuple[BlobClient, Script]]) -> None:
+    client, script = scripted(DONE)
+    both = threading.Barrier(2, timeout=30)
+
+    class Together:
+        """Sends the last byte when the other request is under way too."""
+
+        waited_s = 0.0
+
+        def take(self, remaining_bytes: int) -> int:
+            if remaining_bytes == 1:
+                both.wait()
+            return 1
+
+    objects = [
+        threading.Thread(target=client.put_new, args=(name, memoryview(b"xy"), bytes(32), Together())) for name in ("a", "b")
+    ]
+    for thread in objects:
+        thread.start()
+    for thread in objects:
+        thread.join()
+    assert len(script.connections) == 2
+    script.answers[:] = [None, DONE]
+    client.put_page("seed", 0, PAGE, 1, FAST)
+    assert len(script.connections) == 3, "it was sent again on a new connection"
 
 
 @pytest.mark.parametrize("passing", [BUSY, TIMED_OUT, None])
