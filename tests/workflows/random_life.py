@@ -54,7 +54,11 @@ _ON_THEIR_WAY: frozenset[AnyReplicationState | AnyMigrationState] = frozenset({
     _S.FAILBACK_IN_PROGRESS,
 })  # fmt: skip
 """States that something ends by itself."""
-_CYCLE_RUNS = ("waiting for slots", "taking the snapshot", "sending", "applying", "verifying", "taking the guard", "powering")
+_RUNS = (
+    *("waiting for slots", "taking the snapshot", "sending", "applying", "verifying"),
+    *("deleting what the migration made", "taking the guard", "powering"),
+)
+"""How the activity begins while a cycle or a rollback runs."""
 _RUNS_IN_AZURE = frozenset({_S.FAILED_OVER, _S.COMMITTED, _S.FAILBACK_READY})
 _HOMEWARDS: tuple[AnyOperation, ...] = (
     _D.CLEAN_UP,
@@ -222,7 +226,7 @@ class Life:
         replication, migration = _states(view)
         if self._has_ended(view) or replication in _ON_THEIR_WAY or migration in _ON_THEIR_WAY:
             return False
-        if any(test.state in _TESTS_ON_THEIR_WAY for test in view.tests) or view.activity.startswith(_CYCLE_RUNS):
+        if any(test.state in _TESTS_ON_THEIR_WAY for test in view.tests) or view.activity.startswith(_RUNS):
             return False
         failover = view.failover
         if migration is _S.COMMITTED and failover is not None and failover.committed_at is None:
@@ -321,7 +325,8 @@ class Life:
         pinned = pinned and not (migration is _S.COMMITTED and view.health)
         if pinned:
             wrong.append(f"pins are left: {world.pins}")
-        if world.snapshots and not (self.lost and (migration in NO_CYCLES or migration is _M.MIGRATION_FAILED)):
+        no_cycle_comes = migration in NO_CYCLES or migration is _M.MIGRATION_FAILED or replication is _R.PAUSED
+        if world.snapshots and not (self.lost and no_cycle_comes):  # what a terminated run has left, an audit removes there
             wrong.append(f"the source VM has snapshots: {world.snapshots}")
         back = migration in (_S.COMMITTED, _S.FAILBACK_READY, _S.FAILBACK_FAILED, _S.FAILED_BACK)
         if (ledger.marked or ledger.disk_snapshots) and not back:
