@@ -73,7 +73,7 @@ class StorageAccount:
 
     `url` is host-style or path-style; `credential` an account key or an azure-identity credential; `ca_file` the
     certificates to trust instead of the system's; `retries` how often the SDK repeats a request that the store refuses for
-    now, by itself, in 12 seconds or so; longer waits are Temporal's. A client whose credential was refused is
+    now, by itself, in 20 seconds or so; longer waits are Temporal's. A client whose credential was refused is
     thrown away, so that the next attempt reads a rotated key.
     """
 
@@ -84,7 +84,7 @@ class StorageAccount:
         *,
         ca_file: str | None = None,
         api_version: str = DEFAULT_API_VERSION,
-        retries: int = 12,
+        retries: int = 20,
     ) -> None:
         self.url = url.rstrip("/")
         self.name = account_name(self.url)

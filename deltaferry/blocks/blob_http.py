@@ -337,7 +337,9 @@ def _may_pass(error: BaseException) -> bool:
     return isinstance(error, Unanswered) or (isinstance(error, Refused) and error.may_pass)
 
 
-_backoff = wait_random_exponential(multiplier=0.2, max=5)
+_backoff = wait_random_exponential(multiplier=0.2, max=2)
+"""Some thirty tries in the thirty seconds of a call's patience: with half as many, one of a delta's hundred requests would fail where a
+store refuses 80 %, and with it the attempt."""
 
 
 def _wait(state: RetryCallState) -> float:
