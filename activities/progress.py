@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 from temporalio import activity
@@ -37,10 +38,15 @@ class Heartbeats:
         self._started_at_s = time.time()
         self._last = 0.0
         self._checks: list[Callable[[], None]] = []
+        _current.set(self)
 
     def beat(self) -> None:
-        """Say that the step is alive."""
+        """Say that the step is alive, and end it if it shall end."""
         self._check()
+        self.alive()
+
+    def alive(self) -> None:
+        """Say that the step is alive, also while it cleans up behind its end."""
         self._send(lambda: activity.heartbeat(self._step))
 
     def progress(self, done: DataProgress) -> None:
@@ -74,3 +80,14 @@ class Heartbeats:
             raise DeltaferryError(ErrorKind.INTERRUPTED, f"The worker was told to end the step: {self._step}.")
         for check in self._checks:
             check()
+
+
+_current: ContextVar[Heartbeats | None] = ContextVar("heartbeats", default=None)
+"""Those of the attempt that this thread works for: each attempt has a context of its own."""
+
+
+def beat_for_a_request() -> None:
+    """Say that the step is alive for which a store is asked once more: one that refuses may be asked for minutes. No-op elsewhere."""
+    running = _current.get()
+    if running is not None and activity.in_activity():
+        running.alive()

@@ -9,6 +9,7 @@ from azure.core.credentials import TokenCredential as AzureCredential
 from azure.identity import DefaultAzureCredential
 
 from activities.adapters import Site, Stores, Target, TargetDefaults
+from activities.progress import beat_for_a_request
 from deltaferry.azure.accounts import StorageAccount
 from deltaferry.azure.arm import ArmClients, ArmSettings
 from deltaferry.azure.automation import AutomationRunbooks
@@ -168,7 +169,7 @@ def _exports(site: SiteSettings, endpoint: Endpoint) -> TwoWayExports:
 
 def _account(target: TargetSettings, account: AccountSettings) -> StorageAccount:
     credential = AccountKey(account.key.read) if account.key is not None else _credential(target)
-    return StorageAccount(account.url, credential, ca_file=_text(account.ca_file))
+    return StorageAccount(account.url, credential, ca_file=_text(account.ca_file), beat=beat_for_a_request)
 
 
 def _keys(target: TargetSettings) -> KeyWrapper:

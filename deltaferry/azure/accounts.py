@@ -19,7 +19,7 @@ from azure.storage.blob import (
 from deltaferry.azure.credentials import AccountKey, CheckedCredential
 from deltaferry.azure.errors import store_errors
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.ports.access import BlobAccess
+from deltaferry.ports.access import Beat, BlobAccess
 
 DEFAULT_API_VERSION = "2025-11-05"
 """The newest `x-ms-version` that Azurite 3.35 knows; every feature used here is older."""
@@ -73,8 +73,8 @@ class StorageAccount:
 
     `url` is host-style or path-style; `credential` an account key or an azure-identity credential; `ca_file` the
     certificates to trust instead of the system's; `retries` how often the SDK repeats a request that the store refuses for
-    now, by itself, in 20 seconds or so; longer waits are Temporal's. A client whose credential was refused is
-    thrown away, so that the next attempt reads a rotated key.
+    now, by itself, in 20 seconds or so; longer waits are Temporal's. `beat` is called before each try. A client whose credential was
+    refused is thrown away, so that the next attempt reads a rotated key.
     """
 
     def __init__(
@@ -85,6 +85,7 @@ class StorageAccount:
         ca_file: str | None = None,
         api_version: str = DEFAULT_API_VERSION,
         retries: int = 20,
+        beat: Beat | None = None,
     ) -> None:
         self.url = url.rstrip("/")
         self.name = account_name(self.url)
@@ -92,6 +93,7 @@ class StorageAccount:
         self._ca_file = ca_file
         self._api_version = api_version
         self._retries = retries
+        self._beat = beat
         self._lock = threading.Lock()
         self._client: BlobServiceClient | None = None
         self._delegation: tuple[UserDelegationKey, datetime] | None = None
@@ -126,6 +128,7 @@ class StorageAccount:
             connection_verify=self._ca_file or True,
             connection_timeout=_CONNECT_TIMEOUT_S,
             read_timeout=_READ_TIMEOUT_S,
+            raw_request_hook=self._before_a_try,
             retry_policy=LinearRetry(
                 backoff=_RETRY_AFTER_S,
                 random_jitter_range=_RETRY_AFTER_S,
@@ -135,6 +138,10 @@ class StorageAccount:
                 retry_read=min(self._retries, _UNANSWERED),
             ),
         )
+
+    def _before_a_try(self, _: object) -> None:
+        if self._beat is not None:
+            self._beat()
 
     @contextmanager
     def errors(self, what: str, missing: ErrorKind = ErrorKind.STORE_OBJECT_MISSING) -> Iterator[None]:

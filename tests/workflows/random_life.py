@@ -245,7 +245,7 @@ class Life:
             if operation.value not in view.allowed:
                 verdict = judge(operation, situation)
                 sentence = await self._refusal(operation)
-                assert sentence == verdict.sentence, (operation, view)
+                assert sentence == verdict.sentence, (operation, sentence, verdict.sentence, view)
         await self._accounts_for_everything(view, replication, migration)
 
     async def _refusal(self, operation: AnyOperation) -> str:
@@ -326,7 +326,9 @@ class Life:
         if pinned:
             wrong.append(f"pins are left: {world.pins}")
         no_cycle_comes = migration in NO_CYCLES or migration is _M.MIGRATION_FAILED or replication is _R.PAUSED
-        if world.snapshots and not (self.lost and no_cycle_comes):  # what a terminated run has left, an audit removes there
+        an_audit_removes_it = self.lost and no_cycle_comes
+        next_cycle_removes_it = replication is _R.DELTA_SYNC and view.health  # the failed one could not
+        if world.snapshots and not (an_audit_removes_it or next_cycle_removes_it):
             wrong.append(f"the source VM has snapshots: {world.snapshots}")
         back = migration in (_S.COMMITTED, _S.FAILBACK_READY, _S.FAILBACK_FAILED, _S.FAILED_BACK)
         if (ledger.marked or ledger.disk_snapshots) and not back:

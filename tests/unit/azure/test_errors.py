@@ -40,8 +40,8 @@ class Scripted:
     body: bytes = b""
     requests: int = 0
 
-    def store(self, retries: int = 0) -> BlobObjectStore:
-        return BlobObjectStore(StorageAccount(self.url, AccountKey(lambda: SECRET), retries=retries), Store.LOG)
+    def store(self) -> BlobObjectStore:
+        return BlobObjectStore(StorageAccount(self.url, AccountKey(lambda: SECRET), retries=0), Store.LOG)
 
 
 @pytest.fixture
@@ -96,11 +96,14 @@ def test_a_busy_account_says_when_to_come_back(scripted: Scripted) -> None:
     assert (error.kind, error.retry_after) == (ErrorKind.STORE_THROTTLED, timedelta(seconds=7))
 
 
-def test_the_sdks_own_retries_are_few(scripted: Scripted) -> None:
+def test_the_sdks_own_retries_are_as_many_as_asked_for_and_beat(scripted: Scripted) -> None:
     scripted.status = 503
+    beats: list[int] = []
+    account = StorageAccount(scripted.url, AccountKey(lambda: SECRET), retries=1, beat=lambda: beats.append(scripted.requests))
     with pytest.raises(DeltaferryError):
-        scripted.store(retries=1).get("container/name")
+        BlobObjectStore(account, Store.LOG).get("container/name")
     assert scripted.requests == 2
+    assert beats == [0, 1]
 
 
 def test_a_reply_that_is_none_of_these_is_a_failure_of_azures_and_no_reason_for_a_repair(scripted: Scripted) -> None:
