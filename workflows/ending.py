@@ -15,8 +15,8 @@ with workflow.unsafe.imports_passed_through():
     from deltaferry.model.states import JobOutcome, ReplicationState
     from deltaferry.planning.dr_states import AnyOperation, DrSituation
     from workflows import names
-    from workflows.entity.commands import ReplicationCommands
     from workflows.entity.presenting import details, disk_views, status_view
+    from workflows.entity.recovery_commands import RecoveryCommands
     from workflows.messages.replication_state import EndInput, EndResult, Refusal, vm_in_azure
     from workflows.messages.site import Placement
     from workflows.messages.slot import SlotsGranted
@@ -28,7 +28,7 @@ with workflow.unsafe.imports_passed_through():
     from workflows.steps import failure_of, health_error, perform, refusal, require_carried
 
 
-class Ending(ReplicationCommands):
+class Ending(RecoveryCommands):
     """What stop and complete share: clean both sides, wait for retry where that fails."""
 
     in_progress: ReplicationState

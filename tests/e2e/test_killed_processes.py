@@ -214,7 +214,7 @@ async def test_a_source_worker_that_wakes_after_its_successor_stores_nothing(lab
 async def test_a_data_process_may_die_at_any_point(lab: Lab, vm: Replicated) -> None:
     """One passing of each kill point; all passings are enumerated in tests/chaos."""
     await vm.enable_and_sync()
-    for point in KillPoint:
+    for point in ROLES:
         await quiet(vm)
         overwrite(vm, _BOOT, 0, 8 * MIB)
         record = await cycle_with_kill(lab, vm, ROLES[point][-1], point, 1)

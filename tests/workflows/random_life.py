@@ -88,6 +88,9 @@ class Life:
     lost: bool = False
     """The replication was terminated, and has run no cycle since: the snapshot that it held may be left until the next one."""
 
+    _ends: bool = False
+    """Stop or complete was accepted last."""
+
     @classmethod
     async def begin(cls, bench: Bench) -> "Life":
         """Start a replication that has a recovery point, and keeps its points."""
@@ -117,6 +120,7 @@ class Life:
         if operation is _O.RESUME and self.now.migration_state == _M.MIGRATED:
             self._delete_the_migrated_vm()
         await self.running.update(operation.value, argument if argument is not None else _argument(operation))
+        self._ends = operation in (_O.STOP, _O.COMPLETE)
 
     def _delete_the_migrated_vm(self) -> None:
         """Delete, as its owner does, what a migration has made for good, before the VM is replicated again."""
@@ -159,7 +163,7 @@ class Life:
 
     async def adopt(self) -> None:
         """Start the replication again from its commit record."""
-        self.lost = True
+        self.lost, self._ends = True, False
         adopted = await self.bench.adopt()
         assert adopted.adopted == (self.running.workflow_id,), adopted
         self.bench.running(self.running.workflow_id, self.name)
@@ -225,6 +229,8 @@ class Life:
     def _stands_still(self, view: StatusView) -> bool:
         replication, migration = _states(view)
         if self._has_ended(view) or replication in _ON_THEIR_WAY or migration in _ON_THEIR_WAY:
+            return False
+        if self._ends and replication not in (_R.STOP_FAILED, _R.COMPLETE_FAILED):
             return False
         if any(test.state in _TESTS_ON_THEIR_WAY for test in view.tests) or view.activity.startswith(_RUNS):
             return False

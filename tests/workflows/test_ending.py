@@ -120,6 +120,8 @@ async def test_a_stop_that_fails_half_way_is_finished_by_retry(bench: Bench) -> 
     view = await running.until_state(ReplicationState.STOP_FAILED)
     assert view.health[0].message == "the account refused the credential"
     assert view.allowed == ("retry", "stop")
+    for operation in ("migrate_now", "failover"):
+        assert "Stopping the replication failed half-way" in await running.refusal(operation)
     await running.update("retry")
     assert (await running.ended()).outcome is JobOutcome.SUCCEEDED
     assert bench.world.order(["clean_source", "clean_target"]) == ["clean_source", "clean_target"] * 2

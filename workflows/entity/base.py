@@ -15,14 +15,28 @@ from activities.settling import Settling
 from deltaferry.model.errors import CATALOGUE
 from deltaferry.model.states import HealthError, MigrationState, Operation, ReplicationState
 from deltaferry.planning.dr_states import TESTS_UP, AnyOperation, DrOperation, DrSituation, DrState
-from deltaferry.planning.policy import Schedule
+from deltaferry.planning.elsewhere import objection_to
+from deltaferry.planning.policy import Schedule, contradictions
+from deltaferry.planning.retention import PointChoice, parse_choice
+from deltaferry.planning.transitions import Verdict
 from workflows import names
 from workflows.delta_cycle import profile_of, settle
 from workflows.entity.presenting import details, disk_views, status_view
 from workflows.entity.recovery_commands import RecoveryCommands
 from workflows.held_room import look_for_room
 from workflows.messages.job import CycleWanted, JobReport
-from workflows.messages.operator_input import EndOptions, MigrateOptions, RepairOptions, TargetProperties, VerifyOptions
+from workflows.messages.operator_input import (
+    ChangePointOptions,
+    EndOptions,
+    FailoverOptions,
+    MigrateOptions,
+    PolicyOptions,
+    RepairOptions,
+    ReprotectOptions,
+    TargetProperties,
+    TestOptions,
+    VerifyOptions,
+)
 from workflows.messages.replication_state import CycleRecord, EntityState, Refusal, ReplicateVmInput, shown_state
 from workflows.messages.site import SiteProfile
 from workflows.messages.slot import SlotsAskedBack, SlotsDelayed, SlotsGranted
@@ -160,6 +174,27 @@ class Entity(RecoveryCommands):
             and s.failover.committed_at is None
             and bool(s.health)
         )
+
+    def judge(self, operation: AnyOperation, argument: Any) -> Verdict:
+        """Return whether an operation is accepted now, by the states and by what comes with it."""
+        verdict = super().judge(operation, argument)
+        objection = self._objection(argument) if verdict.accepted else ""
+        return Verdict(False, objection) if objection else verdict
+
+    def _objection(self, argument: Any) -> str:
+        """Return what is wrong with an input that could be read; empty if nothing is."""
+        if isinstance(argument, TestOptions | FailoverOptions | ChangePointOptions):
+            choice = parse_choice(argument.point)
+            return choice if isinstance(choice, str) else self._unshared(choice)
+        if isinstance(argument, ReprotectOptions) and argument.location is not None:
+            return objection_to(argument.location.host, argument.location.cluster)
+        if isinstance(argument, PolicyOptions):
+            return " ".join(contradictions(argument.policy(), self.schedule()))
+        return ""
+
+    @abstractmethod
+    def _unshared(self, choice: PointChoice) -> str:
+        """Return why a point that was asked for as a shared one is none; empty if nothing is against it."""
 
     def schedule(self) -> Schedule:
         """Return what the site's schedule can do."""

@@ -1,15 +1,10 @@
 """The verbs of disaster recovery, beside those of `commands`: each an update, which answers, and a signal of the same name."""
 
-from abc import abstractmethod
 from typing import Any
 
 from temporalio import workflow
 
-from deltaferry.planning.dr_states import AnyOperation, DrOperation
-from deltaferry.planning.elsewhere import objection_to
-from deltaferry.planning.policy import Schedule, contradictions
-from deltaferry.planning.retention import PointChoice, parse_choice
-from deltaferry.planning.transitions import Verdict
+from deltaferry.planning.dr_states import DrOperation
 from workflows.entity.commands import ReplicationCommands
 from workflows.messages.operator_input import (
     ChangePointOptions,
@@ -45,31 +40,6 @@ _POLICY = 'input: {"name": "gold", "rpo_threshold": "PT4H", "retention": "P1D"}'
 
 class RecoveryCommands(ReplicationCommands):
     """The handlers; what is done with an accepted command is in the classes built on this one."""
-
-    @abstractmethod
-    def schedule(self) -> Schedule:
-        """Return what the site's schedule can do: a policy is judged by it."""
-
-    def judge(self, operation: AnyOperation, argument: Any) -> Verdict:
-        """Return whether an operation is accepted now, by the states and by what comes with it."""
-        verdict = super().judge(operation, argument)
-        objection = self._objection(argument) if verdict.accepted else ""
-        return Verdict(False, objection) if objection else verdict
-
-    def _objection(self, argument: Any) -> str:
-        """Return what is wrong with an input that could be read; empty if nothing is."""
-        if isinstance(argument, TestOptions | FailoverOptions | ChangePointOptions):
-            choice = parse_choice(argument.point)
-            return choice if isinstance(choice, str) else self._unshared(choice)
-        if isinstance(argument, ReprotectOptions) and argument.location is not None:
-            return objection_to(argument.location.host, argument.location.cluster)
-        if isinstance(argument, PolicyOptions):
-            return " ".join(contradictions(argument.policy(), self.schedule()))
-        return ""
-
-    @abstractmethod
-    def _unshared(self, choice: PointChoice) -> str:
-        """Return why a point that was asked for as a shared one is none; empty if nothing is against it."""
 
     # --- test_migrate ---
 
