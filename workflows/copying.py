@@ -167,7 +167,7 @@ class CopyJob(ReportingJob):
                 failure = failure_of(error)
                 kind = failure.kind
                 if kind in WAITS_FOR_ROOM:
-                    with cancellation_kept():
+                    async with cancellation_kept():
                         await self._let_go(failure.short_of_space)
                     await self._wait_for_room(failure)
                     if workflow.info().is_continue_as_new_suggested():
@@ -178,7 +178,7 @@ class CopyJob(ReportingJob):
                     self._start_afresh()
                 elif kind is not ErrorKind.SNAPSHOT_LOST or lost > _LOST_SNAPSHOTS:
                     raise
-                with cancellation_kept():
+                async with cancellation_kept():
                     await self._let_go()
                 continue
             return await self._finish(held)
@@ -338,7 +338,7 @@ class CopyJob(ReportingJob):
         waiting = self._slots.waits_because(self._profile, workflow.now())
         workflow.set_current_details(waiting if progress.queued else progress.activity)
         try:
-            with cancellation_kept():
+            async with cancellation_kept():
                 await workflow.get_external_workflow_handle(self._entity_id).signal(names.JOB_PROGRESSED, progress)
         except FailureError:
             workflow.logger.warning("the replication does not run; it learns of this when it is adopted")

@@ -185,7 +185,7 @@ class MigrateVm(ReportingJob):
         while request_id not in self._answers:
             self._entity_adopted = False
             try:
-                with cancellation_kept():
+                async with cancellation_kept():
                     await workflow.get_external_workflow_handle(self._start.entity_id).signal(names.CYCLE_REQUESTED, wanted)
             except FailureError:
                 workflow.logger.warning("the replication does not run; this migration waits until it is adopted")

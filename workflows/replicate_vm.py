@@ -56,7 +56,7 @@ class ReplicateVm(EntityGroups):
         if not self._state.prepared:
             await self._prepare()
         if self._state.point is None and self._ending is None:
-            with cancellation_kept():
+            async with cancellation_kept():
                 await self._initial_replication()
         if self._state.migration_state is _M.MIGRATION_IN_PROGRESS and not await self._take_up(self._state.job_id or ""):
             self._note_migration(JobReport(self._state.job_id or ""))
@@ -69,7 +69,7 @@ class ReplicateVm(EntityGroups):
             for task in self._beside:
                 if task.done():
                     await task  # it never ends by itself: this raises what ended it
-            with cancellation_kept():
+            async with cancellation_kept():
                 await self._next()
         if self._ending is not None:
             await self._end(*self._ending)

@@ -77,7 +77,7 @@ class ReplicationGroup(GroupMembers):
             await self._make(request)
         try:
             while not self._dissolving:
-                with cancellation_kept():
+                async with cancellation_kept():
                     await self._next(request)
         except (FailureError, asyncio.CancelledError):
             await self._disband()

@@ -188,7 +188,7 @@ class Resync(CopyJob):
                 if checking is None:
                     checking = asyncio.create_task(self._check(held, self._uncompared(), seal=not sealed))
                     sealed = True
-                with cancellation_kept():
+                async with cancellation_kept():
                     checked = await checking
                 following = [DiskPosition(seed.disk_key, seed.position_bytes) for seed in checked if not self._is_end(seed)]
                 checking = asyncio.create_task(self._check(held, following, seal=False)) if following else None

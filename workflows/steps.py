@@ -1,8 +1,8 @@
 """How a workflow carries out a step, and how it reads what went wrong."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, nullcontext
 from datetime import datetime
 from typing import Any, TypeVar, overload
 
@@ -18,6 +18,12 @@ from workflows.refusals import EXAMPLES
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+_DELIVERED = "cancellation delivered before the clean-up"
+"""Names the patch of a run's history, as histories of before it hold what became of the clean-up then."""
+
+_TURNS = 10
+"""Turns of the event loop in which a cancellation passes from the workflow's main task through those that wait for one another."""
 
 
 @overload
@@ -61,7 +67,7 @@ async def perform(
     A cancellation is passed on to the activity and its end awaited, so that nothing of it still runs behind us.
     `aside`: the step runs beside the procedure, in a task of its own, and ends as it ends.
     """
-    with nullcontext() if aside else cancellation_kept():
+    async with nullcontext() if aside else cancellation_kept():
         return await workflow.execute_activity_method(
             step,
             request,
@@ -96,8 +102,8 @@ async def told(workflow_id: str, signal: str, *message: object) -> bool:
         return False
 
 
-@contextmanager
-def cancellation_kept() -> Iterator[None]:
+@asynccontextmanager
+async def cancellation_kept() -> AsyncIterator[None]:
     """Raise CancelledError behind what is awaited inside if a request to cancel this workflow came meanwhile.
 
     The SDK hands a cancellation on to the activity or signal that is awaited and forgets it where that then succeeds all
@@ -112,7 +118,24 @@ def cancellation_kept() -> Iterator[None]:
         raise
     finally:
         if not thrown_away and not cancelled_before and workflow.cancellation_reason() is not None:
+            await _cancellation_delivered()
             raise asyncio.CancelledError
+
+
+async def _cancellation_delivered() -> None:
+    """Let a cancellation that is known but still on its way to this task arrive, where it does so within this activation.
+
+    Where it comes in the same activation as the end of what was awaited, the request is known before it is raised in the
+    workflow's main task, and that passes it on to this one. If this one began to clean up before, the clean-up would be cancelled.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    if task.cancelling() or not workflow.patched(_DELIVERED):
+        return
+    for _ in range(_TURNS):
+        await asyncio.sleep(0)  # raises it
+        if task.cancelling():
+            return
 
 
 def failure_of(error: BaseException) -> FailureView:

@@ -357,10 +357,20 @@ def _worker(client: Client, stand_ins: StandIns, queue: str, *, workflows: bool)
 @asynccontextmanager
 async def shared_workers(client: Client, stand_ins: StandIns) -> AsyncIterator[None]:
     """Run the workers of all queues that do not belong to one site."""
-    queues = (names.transfer_queue(APPLIANCE), names.apply_queue(TARGET), names.azure_queue(TARGET))
+    async with control_worker(client, stand_ins), step_workers(client, stand_ins):
+        yield
+
+
+def control_worker(client: Client, stand_ins: StandIns) -> Worker:
+    """Return the worker that carries all workflows."""
+    return _worker(client, stand_ins, names.CONTROL_QUEUE, workflows=True)
+
+
+@asynccontextmanager
+async def step_workers(client: Client, stand_ins: StandIns) -> AsyncIterator[None]:
+    """Run the workers of one appliance and of the target."""
     async with AsyncExitStack() as stack:
-        await stack.enter_async_context(_worker(client, stand_ins, names.CONTROL_QUEUE, workflows=True))
-        for queue in queues:
+        for queue in (names.transfer_queue(APPLIANCE), names.apply_queue(TARGET), names.azure_queue(TARGET)):
             await stack.enter_async_context(_worker(client, stand_ins, queue, workflows=False))
         yield
 

@@ -238,7 +238,7 @@ class EntityGroups(EntityRequests):
     async def _share(self, go: GroupGo) -> None:
         """Run the cycle, tell the group what became of it, and leave the next one to the group."""
         s = self._state
-        with cancellation_kept():
+        async with cancellation_kept():
             await self._let_run(asyncio.create_task(self._delta(go)))
         record = next((cycle for cycle in s.cycles if cycle.cycle_key == go.cycle_key), None)
         committed = record is not None and record.committed

@@ -133,12 +133,12 @@ class EntityJobs(EntityCycles):
                     self._cut.append(asyncio.create_task(self._end_of_job(job_id, watch)))
                     return JobReport(job_id)
             if self._rollback:  # the source is off: it does not wait for the end of a resync
-                with cancellation_kept():
+                async with cancellation_kept():
                     await self._roll_back()
                 continue
             if self._wanted:
                 wanted = self._wanted.pop(0)
-                with cancellation_kept():
+                async with cancellation_kept():
                     record, failure = await self._cycle(wanted.kind, wanted)
                 ended = "committed for the migration" if failure is None else self._decide_after(record, failure)
                 self._remember(dataclasses.replace(record, decision=ended))

@@ -112,7 +112,7 @@ class GroupPoint:
                 raise GivenUpError(f"{member.vm} does not run: adopt it, or take it out of the group")
         timeout = max(running.until - workflow.now(), timedelta(milliseconds=1))
         try:
-            with cancellation_kept():
+            async with cancellation_kept():
                 await workflow.wait_condition(
                     lambda: running.is_ready() or bool(running.objection()) or self._dissolving,
                     timeout=timeout,
@@ -252,7 +252,7 @@ class GroupPoint:
             waits = [member.vm for member in running.members if member.replication not in running.ended]
             self._say(f"the snapshots are taken; waiting for the cycles of {', '.join(waits)}")
             try:
-                with cancellation_kept():
+                async with cancellation_kept():
                     await workflow.wait_condition(
                         functools.partial(self._heard_more, running, heard),
                         timeout=_ASK_AGAIN,

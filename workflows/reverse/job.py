@@ -100,7 +100,7 @@ class ReverseJob(ReportingJob):
         """Tell the entity how far it is; where that does not run at the moment, it is told after the next step."""
         self._told = progress
         try:
-            with cancellation_kept():
+            async with cancellation_kept():
                 await workflow.get_external_workflow_handle(self._entity_id).signal(names.REVERSE_PROGRESSED, progress)
         except FailureError as error:
             if is_cancelled_exception(error):

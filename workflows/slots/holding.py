@@ -197,11 +197,11 @@ class SlotHolder:
         asked_at = workflow.now()
         try:
             while self._grant is None:
-                with cancellation_kept():
+                async with cancellation_kept():
                     await self._send(profile, names.SLOTS_REQUESTED, wanted)
                 await self._show_giving_way()
                 try:
-                    with cancellation_kept():
+                    async with cancellation_kept():
                         await workflow.wait_condition(
                             lambda: self._grant is not None or unless(), timeout=_ASK_AGAIN, timeout_summary="waiting for slots"
                         )
