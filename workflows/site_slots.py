@@ -49,6 +49,9 @@ _ANNOUNCE_WITHIN = timedelta(minutes=1)
 _KNOWN_AHEAD = timedelta(days=13)
 """How far ahead the occurrences of blackout windows are known at least, where control workers run."""
 
+_OVERTAKEN = "announcements that were overtaken say nothing"
+"""Names the patch of a run's history: histories of before it hold what they led to."""
+
 _LONGEST_HISTORY = 2000
 """Events after which a run continues as new: a burst of 500 requests and grants on top of it stays below 4,096."""
 
@@ -106,9 +109,10 @@ class SiteSlots:
 
     @workflow.signal(name=names.SLOTS_ANNOUNCED, description="Sent by replications: what they hold and wait for.")
     def slots_announced(self, announced: SlotsAnnounced) -> None:
-        """Take over what a holder has."""
+        """Take over what a holder has, but for what it gave back since: its signals overtake one another."""
         self._announced.add(announced.holder)
-        self._book.announce(announced, workflow.now())
+        left = self._book.without_what_is_over(announced)
+        self._book.announce(left if left != announced and workflow.patched(_OVERTAKEN) else announced, workflow.now())
         self._changed = True
 
     @workflow.signal(name=names.APPLIANCE_SILENT, description="Sent by replications: nobody took up a transfer.")

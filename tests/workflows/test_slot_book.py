@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from deltaferry.model.replication import CycleKind
 from tests.workflows.world import new_profile
 from workflows.messages.site import ApplianceProfile, ClosedWindow, Placement, SiteProfile
-from workflows.messages.slot import HeldLease, SlotsAnnounced, SlotsReleased, SlotsState, SlotsWanted
+from workflows.messages.slot import HeldLease, SlotsAnnounced, SlotsPart, SlotsReleased, SlotsState, SlotsWanted
 from workflows.slots.book import SlotBook
 
 _NOW = datetime(2026, 3, 2, 8, tzinfo=UTC)
@@ -178,6 +178,25 @@ def test_what_is_announced_is_taken_over_once(waits: bool, lease_id: str, leases
         book.announce(announced, _NOW)
     assert (len(book.state.leases), len(book.state.waiting)) == (leases, waiting)
     assert book.state.assigned == {"vm/lon1/web": "a1"}
+
+
+def test_what_was_given_back_before_its_announcement_came_is_left_out_of_it() -> None:
+    book, over, asked = _book(), _wanted("web"), _wanted("web", request="web-2")
+    book.release(SlotsReleased(over.holder, over.request_id))
+    announced = SlotsAnnounced(over.holder, over.replication, "a1", over, "lease-1")
+    assert book.without_what_is_over(announced) == dataclasses.replace(announced, wanted=None)
+    assert book.without_what_is_over(dataclasses.replace(announced, wanted=asked)).wanted == asked
+
+
+def test_the_parts_that_a_group_gave_back_before_its_announcement_came_are_left_out_of_it() -> None:
+    book = _book()
+    parts = tuple(SlotsPart(f"group-1/{vm}", f"vm/lon1/{vm}", 2, Placement("esx1", (("ds1", 2),))) for vm in ("web", "db"))
+    together = dataclasses.replace(_wanted("web"), holder="group", request_id="group-1", group="group", parts=parts)
+    announced = SlotsAnnounced("group", "", "a1", together, "lease-1")
+    book.release(SlotsReleased("group", parts[0].request_id))
+    assert book.without_what_is_over(announced).wanted == dataclasses.replace(together, parts=parts[1:])
+    book.release(SlotsReleased("group", parts[1].request_id))
+    assert book.without_what_is_over(announced).wanted is None
 
 
 def test_one_that_holds_nothing_still_says_which_appliance_carries_it() -> None:

@@ -60,6 +60,8 @@ class SlotBook:
         self.state = state
         self._asked_again: set[str] = set()
         """Leases whose grants are sent once more."""
+        self._given_back: set[str] = set()
+        """Requests that this run was told are over."""
 
     # --- what holders say ---
 
@@ -71,6 +73,7 @@ class SlotBook:
         holder that asks again for what it has a lease of has lost the grant, which is then sent again.
         """
         state = self.state
+        self._given_back.discard(wanted.request_id)  # a member asks by the id of what its group gave back
         same = [waiting for waiting in state.waiting if _same(waiting.wanted, wanted)]
         if same and same[0].wanted.turn == wanted.turn:
             return False
@@ -138,6 +141,7 @@ class SlotBook:
         What the holder left behind, or was to remove under a request that it takes back before the grant, goes on counting.
         """
         state = self.state
+        self._given_back.add(released.request_id)
         freed = [held for held in state.leases if _is_released(held.wanted, released)]
         taken_back = any(w.wanted.request_id == released.request_id and not w.wanted.turn for w in state.waiting)
         state.waiting = tuple(w for w in state.waiting if w.wanted.request_id != released.request_id)
@@ -149,6 +153,17 @@ class SlotBook:
         used = {name for held in freed for name, _ in held.wanted.placement.datastores}
         short = (set(state.short_of_space) - used) | (used & set(released.short_of_space))
         state.short_of_space = tuple(sorted(short))
+
+    def without_what_is_over(self, announced: SlotsAnnounced) -> SlotsAnnounced:
+        """Return an announcement without what was given back while it was on its way."""
+        wanted = announced.wanted
+        if wanted is None:
+            return announced
+        if wanted.request_id in self._given_back:
+            return dataclasses.replace(announced, wanted=None)
+        parts = tuple(part for part in wanted.parts if part.request_id not in self._given_back)
+        left = dataclasses.replace(wanted, parts=parts) if parts or not wanted.parts else None
+        return dataclasses.replace(announced, wanted=left)
 
     def announce(self, announced: SlotsAnnounced, now: datetime) -> None:
         """Take over what a holder has, as an arbiter that starts afresh has to."""
