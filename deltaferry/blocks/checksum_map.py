@@ -6,9 +6,9 @@ commit merges those into the chunks that they touch. Scrub and resync compare wi
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import itemgetter
 
 from deltaferry.blocks.checksums import CHECKSUM_BYTES
 from deltaferry.blocks.records import MAX_DISK_BYTES, BodyReader, open_record, put_number, put_words, seal_record
@@ -53,19 +53,23 @@ class GranuleUpdates:
 
 
 class GranuleRecorder:
-    """Gathers granules' checksums in any order."""
+    """Gathers granules' checksums in any order. Neighbours that come one behind the other are kept together, in 16 bytes each."""
 
-    __slots__ = ("_checksums", "_zero_checksum", "_zero_runs")
+    __slots__ = ("_runs", "_zero_checksum", "_zero_runs")
 
     def __init__(self, zero_checksum: bytes) -> None:
         self._zero_checksum = zero_checksum
-        self._checksums: dict[int, bytes] = {}
+        self._runs: list[tuple[int, bytearray]] = []
         self._zero_runs: list[tuple[int, int]] = []
 
     def add(self, index: int, checksum: bytes) -> None:
-        """Record a granule. Raises CHECKSUM_MISMATCH if it is recorded with another checksum: one snapshot has one content."""
-        if self._checksums.setdefault(index, checksum) != checksum:
-            raise DeltaferryError(_KIND, f"two segments disagree about granule {index} of the source")
+        """Record a granule."""
+        if self._runs:
+            first, checksums = self._runs[-1]
+            if index == first + len(checksums) // CHECKSUM_BYTES:
+                checksums += checksum
+                return
+        self._runs.append((index, bytearray(checksum)))
 
     def add_zeros(self, first: int, count: int) -> None:
         """Record whole granules that hold zeros."""
@@ -73,26 +77,33 @@ class GranuleRecorder:
             self._zero_runs.append((first, count))
 
     def build(self) -> GranuleUpdates:
-        """Return what was recorded."""
-        runs: list[tuple[int, int]] = []
+        """Return what was recorded. Raises CHECKSUM_MISMATCH for a granule with two checksums: one snapshot has one content."""
+        zero_runs: list[tuple[int, int]] = []
         for first, count in sorted(self._zero_runs):
-            if runs and first <= sum(runs[-1]):
-                runs[-1] = (runs[-1][0], max(sum(runs[-1]), first + count) - runs[-1][0])
+            if zero_runs and first <= sum(zero_runs[-1]):
+                zero_runs[-1] = (zero_runs[-1][0], max(sum(zero_runs[-1]), first + count) - zero_runs[-1][0])
             else:
-                runs.append((first, count))
-        indices = array("Q", sorted(self._checksums))
-        return GranuleUpdates(self._zero_checksum, indices, b"".join(self._checksums[index] for index in indices), tuple(runs))
+                zero_runs.append((first, count))
+        indices, checksums = array("Q"), bytearray()
+        for first, run in sorted(self._runs, key=itemgetter(0)):
+            again = _recorded_again(first, run, indices, checksums)
+            indices.extend(range(first + again, first + len(run) // CHECKSUM_BYTES))
+            checksums += run[again * CHECKSUM_BYTES :]
+        return GranuleUpdates(self._zero_checksum, indices, bytes(checksums), tuple(zero_runs))
 
 
-def combine(updates: Iterable[GranuleUpdates], zero_checksum: bytes) -> GranuleUpdates:
-    """Return several chunks' updates of one cycle as one."""
-    recorder = GranuleRecorder(zero_checksum)
-    for update in updates:
-        for position, index in enumerate(update.indices):
-            recorder.add(index, update.checksums[position * CHECKSUM_BYTES : (position + 1) * CHECKSUM_BYTES])
-        for first, count in update.zero_runs:
-            recorder.add_zeros(first, count)
-    return recorder.build()
+def _recorded_again(first: int, run: bytearray, indices: "array[int]", checksums: bytearray) -> int:
+    """Return how many of a run's granules are known already, of runs that do not begin behind it: they are its first ones."""
+    after = indices[-1] + 1 - first if indices else 0
+    if after <= 0:
+        return 0
+    again = min(after, len(run) // CHECKSUM_BYTES)
+    start = len(checksums) - after * CHECKSUM_BYTES
+    for position in range(0, again * CHECKSUM_BYTES, CHECKSUM_BYTES):
+        if run[position : position + CHECKSUM_BYTES] != checksums[start + position : start + position + CHECKSUM_BYTES]:
+            index = first + position // CHECKSUM_BYTES
+            raise DeltaferryError(_KIND, f"two segments disagree about granule {index} of the source")
+    return again
 
 
 def empty_chunk(number: int, capacity_bytes: int) -> ChecksumChunk:

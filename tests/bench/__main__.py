@@ -58,7 +58,6 @@ def full(directory: Path) -> Bench:
     return Bench(
         directory=directory,
         image_bytes=4096 * MIB,
-        initial_bytes=2048 * MIB,
         pairs=3,
         areas_64k=1000,
         areas_4k=10_000,
@@ -78,7 +77,6 @@ def quick(directory: Path) -> Bench:
     return Bench(
         directory=directory,
         image_bytes=32 * MIB,
-        initial_bytes=16 * MIB,
         pairs=1,
         areas_64k=32,
         areas_4k=64,

@@ -7,30 +7,27 @@ from pathlib import Path
 
 from temporalio.client import Client
 
-from deltaferry.model.units import MIB
 from lab.settings import DATASTORES, ESXI_HOSTS, NETWORKS, LabSettings, LabTimes
 from lab.vcenter.inventory_file import DiskSpec, NicSpec, VmSpec
 from lab.world import World
-from tests.bench.rig import THREADS_PER_DISK
 from workers.serving import connect
-from workers.settings import load_settings
+from workers.settings import TransferSettings, load_settings
 from workflows import names
 
-_CHUNK_BYTES = 256 * MIB
 _TIMES = LabTimes(stun_s=0.01, snapshot_s=0.05, consolidation_s=0.05, shutdown_s=0.2, power_s=0.05, reconfigure_s=0.02)
 """vSphere's own time is not ours: as short as the tests have it."""
 
 
 @asynccontextmanager
 async def bench_lab(directory: Path, interval: timedelta) -> AsyncIterator[tuple[World, Client]]:
-    """Run a lab whose delta cycles start so long after one another."""
+    """Run a lab whose delta cycles start so long after one another; blocks are moved as the product's defaults have it."""
     settings = LabSettings(
         times=_TIMES,
         search_attributes=names.SEARCH_ATTRIBUTES,
         with_ui=False,
         min_interval=interval,
-        chunk_max_bytes=_CHUNK_BYTES,
-        threads_per_disk=THREADS_PER_DISK,
+        chunk_max_bytes=TransferSettings().chunk_max_bytes,
+        threads_per_disk=TransferSettings().threads_per_disk,
     )
     with World(directory, settings) as world:
         for role in ("control", "source", "target"):

@@ -52,7 +52,7 @@ async def _measure(bench: Bench, directory: Path) -> list[Measure]:
 
 async def _initial(bench: Bench, world: World, client: Client) -> list[Measure]:
     """Replicate a new VM and carry the same disk by the bare loop, in turn."""
-    image = make_image(bench.directory, bench.initial_bytes)
+    image = make_image(bench.directory, bench.image_bytes)
     ours: list[Cost[None]] = []
     theirs: list[Cost[BareResult]] = []
     for number in range(bench.pairs):

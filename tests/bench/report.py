@@ -45,8 +45,6 @@ class Bench:
 
     directory: Path
     image_bytes: int
-    initial_bytes: int
-    """Size of the disk that is replicated on the lab."""
     pairs: int
     areas_64k: int
     areas_4k: int

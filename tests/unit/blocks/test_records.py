@@ -281,17 +281,31 @@ def test_two_segments_cannot_disagree_about_a_granule() -> None:
     recorder = maps.GranuleRecorder(bytes(16))
     recorder.add(1, b"a" * 16)
     recorder.add(1, b"a" * 16)
+    assert list(recorder.build().indices) == [1]
+    recorder.add(1, b"b" * 16)
     with pytest.raises(DeltaferryError) as caught:
-        recorder.add(1, b"b" * 16)
+        recorder.build()
     assert caught.value.kind is ErrorKind.CHECKSUM_MISMATCH
 
 
-def test_updates_of_several_chunks_combine() -> None:
-    updates = maps.decode_updates(UPDATES)
-    other = maps.GranuleUpdates(b"z" * 16, array("Q", [2]), b"c" * 16, ((11, 4),))
-    both = maps.combine((updates, other), b"z" * 16)
-    assert list(both.indices) == [1, 2, 5]
-    assert both.zero_runs == ((8, 7), (20, 1))
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(1, 12)), max_size=12), st.integers(0, 60))
+def test_granules_that_several_segments_tell_of_are_recorded_once_and_compared_each_time(
+    runs: list[tuple[int, int]], otherwise: int
+) -> None:
+    told = [index for first, count in runs for index in range(first, first + count)]
+    recorder, disagreeing = maps.GranuleRecorder(bytes(16)), maps.GranuleRecorder(bytes(16))
+    for index in told:
+        recorder.add(index, bytes([index]) * 16)
+        disagreeing.add(index, bytes([index]) * 16)
+    updates = recorder.build()
+    assert list(updates.indices) == sorted(set(told))
+    assert updates.checksums == b"".join(bytes([index]) * 16 for index in sorted(set(told)))
+    disagreeing.add(otherwise, b"\xff" * 16)
+    if otherwise in told:
+        with pytest.raises(DeltaferryError, match=f"granule {otherwise} "):
+            disagreeing.build()
+    else:
+        assert otherwise in disagreeing.build().indices
 
 
 def test_the_last_chunk_of_a_map_is_as_short_as_the_disk() -> None:
