@@ -181,16 +181,6 @@ class LimitSettings:
     replications_per_appliance: _Count = SlotLimits().replications_per_appliance
     replications_per_site: _Count = SlotLimits().replications_per_site
 
-    def slot_limits(self) -> SlotLimits:
-        """Return them as the arbiter of slots takes them."""
-        return SlotLimits(
-            self.disks_per_appliance,
-            self.disks_per_host,
-            self.snapshots_per_datastore,
-            self.replications_per_appliance,
-            self.replications_per_site,
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class ScaleOutSettings:

@@ -13,7 +13,7 @@ from typing import Any
 
 from azure.core.credentials import AccessToken, TokenCredential
 from azure.core.exceptions import AzureError, ClientAuthenticationError
-from azure.identity import ClientSecretCredential, DefaultAzureCredential
+from azure.identity import ClientSecretCredential
 
 from deltaferry.azure.errors import identity_error
 
@@ -86,11 +86,6 @@ class ServicePrincipal:
                 if self._credential is credential:
                     self._credential = None
             raise
-
-
-def default_credential() -> TokenCredential:
-    """Return azure-identity's chain: environment, workload identity, managed identity, developer log-ins; no browser."""
-    return DefaultAzureCredential()
 
 
 class CheckedCredential:

@@ -48,7 +48,7 @@ _WHAT = "listing the pages of a disk's snapshot"
 
 
 class PageRangeReader:
-    """`PageRanges` over HTTP. Safe to use from several threads. Signatures never leave in an error or a log."""
+    """Reads page ranges over HTTP. Safe to use from several threads. Signatures never leave in an error or a log."""
 
     def __init__(
         self,

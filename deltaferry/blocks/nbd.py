@@ -8,34 +8,21 @@ NFC memory of that size on the ESXi host, and larger reads than 2 MiB fail throu
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 from types import TracebackType
 
 from deltaferry.blocks import nbd_protocol as wire
 from deltaferry.blocks.nbd_protocol import Export, read_failed, receive
 from deltaferry.blocks.nbd_requests import MAX_REQUEST_BYTES, Request, malformed
 from deltaferry.model.errors import DeltaferryError
-from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB
 from deltaferry.ports.access import NbdAddress
 
 MAX_IN_FLIGHT_BYTES = 4 * MIB
 MAX_IN_FLIGHT_REQUESTS = 64
-MAX_STATUS_BYTES = 1 << 31
-"""Block status is asked for 2 GiB at a time (facts B4: CDI's rule for VDDK)."""
+MAX_ZERO_BYTES = 1 << 31
+"""Zeroes are asked for 2 GiB at a time: a request's length has 32 bits."""
 DEFAULT_TIMEOUT_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Allocation:
-    """A range of the export by its block status."""
-
-    extent: Extent
-    hole: bool
-    """Not allocated."""
-    zero: bool
-    """Reads as zero."""
 
 
 class NbdClient:
@@ -110,30 +97,13 @@ class NbdClient:
     def zero(self, offset_bytes: int, length_bytes: int) -> None:
         """Make a range read as zero."""
         self._run(
-            Request(wire.CMD_WRITE_ZEROES, offset_bytes + start, min(MAX_STATUS_BYTES, length_bytes - start))
-            for start in range(0, length_bytes, MAX_STATUS_BYTES)
+            Request(wire.CMD_WRITE_ZEROES, offset_bytes + start, min(MAX_ZERO_BYTES, length_bytes - start))
+            for start in range(0, length_bytes, MAX_ZERO_BYTES)
         )
 
     def flush(self) -> None:
         """Wait until everything that was acknowledged is on stable storage."""
         self._run([Request(wire.CMD_FLUSH, 0, 0)])
-
-    def allocations(self, offset_bytes: int, length_bytes: int) -> Iterator[Allocation]:
-        """Yield a range's block status, in order and without gaps; all of it as data where the server does not tell."""
-        position, end = offset_bytes, offset_bytes + length_bytes
-        while position < end:
-            length = min(end - position, MAX_STATUS_BYTES)
-            if self.export.allocation_context is None:
-                yield Allocation(Extent(position, length), hole=False, zero=False)
-                position += length
-                continue
-            [request] = self._run([Request(wire.CMD_BLOCK_STATUS, position, length)])
-            for described, flags in request.statuses:
-                part = min(described, end - position)
-                if part <= 0:
-                    break
-                yield Allocation(Extent(position, part), bool(flags & wire.STATE_HOLE), bool(flags & wire.STATE_ZERO))
-                position += part
 
     def close(self) -> None:
         """Say good-bye to the server and close the connection; waiting calls fail."""
@@ -155,8 +125,8 @@ class NbdClient:
 
     # --- sending
 
-    def _run(self, requests: Iterable[Request]) -> list[Request]:
-        """Submit requests as far as the limits allow, wait for all of them, and return them. Raises the first error."""
+    def _run(self, requests: Iterable[Request]) -> None:
+        """Submit requests as far as the limits allow, and wait for all of them. Raises the first error."""
         submitted: list[Request] = []
         try:
             for request in requests:
@@ -179,7 +149,6 @@ class NbdClient:
                 raise request.error
             if not request.done:
                 raise self._failure or read_failed(f"the NBD connection to {self._where} failed")
-        return submitted
 
     def _submit(self, request: Request) -> None:
         with self._changed:
@@ -248,7 +217,7 @@ class NbdClient:
             rest = receive(connection, wire.STRUCTURED_REPLY_REST.size)
             flags, kind, handle, length = wire.STRUCTURED_REPLY_REST.unpack(rest)
             request = self._find(handle)
-            request.take_chunk(connection, kind, length, self.export.allocation_context)
+            request.take_chunk(connection, kind, length)
             if flags & wire.FLAG_REPLY_DONE:
                 self._finish(handle, request)
         else:

@@ -20,23 +20,18 @@ REQUEST = struct.Struct(">IHHQQI")
 SIMPLE_REPLY_REST = struct.Struct(">IQ")
 STRUCTURED_REPLY_REST = struct.Struct(">HHQI")
 
-CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_WRITE_ZEROES, CMD_BLOCK_STATUS = 0, 1, 2, 3, 6, 7
+CMD_READ, CMD_WRITE, CMD_DISC, CMD_FLUSH, CMD_WRITE_ZEROES = 0, 1, 2, 3, 6
 FLAG_REPLY_DONE = 1
-REPLY_NONE, REPLY_OFFSET_DATA, REPLY_OFFSET_HOLE, REPLY_BLOCK_STATUS = 0, 1, 2, 5
+REPLY_NONE, REPLY_OFFSET_DATA, REPLY_OFFSET_HOLE = 0, 1, 2
 REPLY_ERROR_BIT = 1 << 15
-STATE_HOLE = 1
-"""base:allocation: not allocated."""
-STATE_ZERO = 2
-"""base:allocation: reads as zero."""
 
 _FIXED_NEWSTYLE, _NO_ZEROES = 1, 2
-_OPT_GO, _OPT_STRUCTURED_REPLY, _OPT_SET_META_CONTEXT = 7, 8, 10
-_REP_ACK, _REP_INFO, _REP_META_CONTEXT, _REP_ERROR_BIT = 1, 3, 4, 1 << 31
+_OPT_GO, _OPT_STRUCTURED_REPLY = 7, 8
+_REP_ACK, _REP_INFO = 1, 3
 _INFO_EXPORT = 0
 _MAX_OPTION_REPLY = 64 * 1024
 _MAX_OPTION_REPLIES = 256
 """To one option: far more than servers send, so that a handshake ends whatever a server does."""
-_CONTEXT = b"base:allocation"
 _READ_ONLY = 2
 
 
@@ -47,8 +42,6 @@ class Export:
     size_bytes: int
     read_only: bool
     structured: bool
-    allocation_context: int | None
-    """The server's id for `base:allocation`; None where it does not offer block status."""
 
 
 def read_failed(detail: str) -> DeltaferryError:
@@ -80,7 +73,6 @@ def negotiate(connection: socket.socket, export: str) -> Export:
     connection.sendall(struct.pack(">I", flags & (_FIXED_NEWSTYLE | _NO_ZEROES)))
     structured = _offer_structured(connection)
     name = export.encode()
-    context = _choose_context(connection, name) if structured else None
     request = struct.pack(">I", len(name)) + name + struct.pack(">H", 0)
     _send_option(connection, _OPT_GO, request)
     size = transmission_flags = None
@@ -94,37 +86,16 @@ def negotiate(connection: socket.socket, export: str) -> Export:
         else:
             raise read_failed(f"the NBD server refused the export (option reply {kind:#x})")
     else:
-        raise _endless()
+        raise read_failed("the NBD server's handshake does not end")
     if size is None or transmission_flags is None or size >> 63:
         raise read_failed("the NBD server did not say how large the export is")
-    return Export(size, bool(transmission_flags & _READ_ONLY), structured, context)
+    return Export(size, bool(transmission_flags & _READ_ONLY), structured)
 
 
 def _offer_structured(connection: socket.socket) -> bool:
     _send_option(connection, _OPT_STRUCTURED_REPLY, b"")
     kind, _ = _receive_option_reply(connection, _OPT_STRUCTURED_REPLY)
     return kind == _REP_ACK
-
-
-def _choose_context(connection: socket.socket, name: bytes) -> int | None:
-    query = struct.pack(">I", len(name)) + name + struct.pack(">II", 1, len(_CONTEXT)) + _CONTEXT
-    _send_option(connection, _OPT_SET_META_CONTEXT, query)
-    context = None
-    for _ in range(_MAX_OPTION_REPLIES):
-        kind, body = _receive_option_reply(connection, _OPT_SET_META_CONTEXT)
-        if kind == _REP_META_CONTEXT and body[4:] == _CONTEXT:
-            context = struct.unpack_from(">I", body)[0]
-        elif kind == _REP_ACK:
-            return context
-        elif kind & _REP_ERROR_BIT:
-            return None
-        elif kind != _REP_META_CONTEXT:
-            raise read_failed(f"the NBD server answered a question for block status with option reply {kind:#x}")
-    raise _endless()
-
-
-def _endless() -> DeltaferryError:
-    return read_failed("the NBD server's handshake does not end")
 
 
 def _send_option(connection: socket.socket, option: int, body: bytes) -> None:

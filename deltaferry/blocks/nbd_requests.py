@@ -16,7 +16,6 @@ from deltaferry.model.units import MIB
 
 MAX_REQUEST_BYTES = 2 * MIB
 _MAX_ERROR_BYTES = 64 * 1024
-_MAX_STATUS_BYTES = 1024 * 1024
 _ZEROS = bytes(MAX_REQUEST_BYTES)
 _MAX_CHUNKS = MAX_REQUEST_BYTES // 512 + 16
 """To one request: a chunk for each sector and some without data, so that a reply ends whatever a server sends."""
@@ -37,8 +36,6 @@ class Request:
     buffer: memoryview | None = None
     done: bool = False
     error: DeltaferryError | None = None
-    statuses: list[tuple[int, int]] = field(default_factory=list)
-    """(length, flags) of each range that a block status reply described."""
     _filled: list[tuple[int, int]] = field(default_factory=list)
     _filled_bytes: int = 0
     _chunks: int = 0
@@ -56,7 +53,7 @@ class Request:
             raise malformed("simple reply to a read after structured replies were agreed")
         receive_into(connection, self._part(0, self.length_bytes))
 
-    def take_chunk(self, connection: socket.socket, kind: int, length: int, context: int | None) -> None:
+    def take_chunk(self, connection: socket.socket, kind: int, length: int) -> None:
         """Take the body of one chunk of a structured reply."""
         self._chunks += 1
         if self._chunks > _MAX_CHUNKS:
@@ -69,8 +66,6 @@ class Request:
         elif kind == wire.REPLY_OFFSET_HOLE and length == 12:
             offset, size = struct.unpack(">QI", receive(connection, 12))
             self._part(offset - self.offset_bytes, size)[:] = memoryview(_ZEROS)[:size]
-        elif kind == wire.REPLY_BLOCK_STATUS and 12 <= length <= _MAX_STATUS_BYTES and length % 8 == 4:
-            self._take_statuses(receive(connection, length), context)
         elif kind & wire.REPLY_ERROR_BIT and 6 <= length <= _MAX_ERROR_BYTES:
             self.refused(int.from_bytes(receive(connection, length)[:4], "big"))
         else:
@@ -84,11 +79,9 @@ class Request:
         )
 
     def check_complete(self) -> None:
-        """Raise unless the reply brought what was asked for: each byte of a read once, some status of a range."""
+        """Raise unless the reply brought what was asked for: each byte of a read once."""
         if self.error is not None:
             return
-        if self.command == wire.CMD_BLOCK_STATUS and not self.statuses:
-            raise malformed("block status without a status")
         if self.command == wire.CMD_READ:
             position = 0
             for start, length in sorted(self._filled):
@@ -97,15 +90,6 @@ class Request:
                 position += length
             if position != self.length_bytes:
                 raise malformed("chunks of a read leave a gap")
-
-    def _take_statuses(self, body: bytes, context: int | None) -> None:
-        if self.command != wire.CMD_BLOCK_STATUS or self.statuses:
-            raise malformed("block status that was not asked for")
-        if struct.unpack_from(">I", body)[0] == context:
-            numbers = struct.unpack_from(f">{len(body) // 4 - 1}I", body, 4)
-            self.statuses = list(zip(numbers[::2], numbers[1::2], strict=True))
-            if any(length == 0 for length, _ in self.statuses):
-                raise malformed("block status of an empty range")
 
     def _part(self, start: int, length: int) -> memoryview:
         """Return the part of a read's buffer that a chunk is for, and note that it is filled."""

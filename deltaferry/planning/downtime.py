@@ -1,4 +1,4 @@
-"""What a migration will cost in downtime, and how long a running transfer will still take: plain arithmetic on measured rates.
+"""What a migration will cost in downtime, and how long a resync will take: plain arithmetic on measured rates.
 
 The model. While a delta of length `d` runs, the guest changes `bytes_changed_per_s * d`; the next delta has to move
 that, which takes `overhead + bytes_changed_per_s * d / transfer_bytes_per_s`. `overhead` is what a cycle costs
@@ -38,15 +38,6 @@ def predict(
     else:
         return NEVER
     return _capped(final_delta_s + import_duration.total_seconds())
-
-
-def estimate_remaining(bytes_done: int, bytes_total: int, elapsed: timedelta) -> timedelta | None:
-    """Return how long the rest takes at the average rate so far, in whole seconds; None while nothing was done."""
-    if bytes_done >= bytes_total:
-        return timedelta(0)
-    if bytes_done <= 0 or elapsed <= timedelta(0):
-        return None
-    return _capped(round(elapsed.total_seconds() * (bytes_total - bytes_done) / bytes_done))
 
 
 _ASSUMED_BYTES_PER_S = 200e6

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 
-from deltaferry.planning.windows import Window, Windows, format_windows, inside, next_start, read_window
+from deltaferry.planning.windows import Window, Windows, inside, next_start, read_window
 
 BITS_PER_BYTE = 8
 _UNITS: Mapping[str, int] = {"Gbit/s": 10**9, "Mbit/s": 10**6, "kbit/s": 10**3, "bit/s": 1}
@@ -101,14 +101,6 @@ def parse_throttle(text: str) -> Throttle:
             "Keep the one that holds outside of all windows, and write the others as day;start;duration;rate."
         )
     return Throttle(defaults[0] if defaults else None, tuple(windows))
-
-
-def format_throttle(throttle: Throttle) -> str:
-    """Return the text that `parse_throttle` reads as this schedule, in its usual form; empty for unlimited."""
-    if throttle == UNLIMITED:
-        return ""
-    windows = (f"{format_windows(Windows((entry.window,)))};{rate_text(entry.rate)}" for entry in throttle.windows)
-    return " | ".join((rate_text(throttle.default), *windows))
 
 
 def rate_text(rate: Rate | None) -> str:

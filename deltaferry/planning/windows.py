@@ -160,17 +160,6 @@ def next_start(windows: Windows, zone: tzinfo, instant: datetime) -> datetime | 
     return next((begin for begin, _ in _unions(windows, zone, week) if begin > instant), None)
 
 
-def may_start_at(windows: Windows, zone: tzinfo, instant: datetime) -> datetime | None:
-    """Return the first instant from the given one on that is outside the windows; None if they cover the whole week.
-
-    Raises ValueError for a naive instant.
-    """
-    end = inside(windows, zone, instant)
-    if end is ENDLESS:
-        return None
-    return end if isinstance(end, datetime) else instant.astimezone(UTC)
-
-
 def _entry(number: int, text: str) -> Window:
     fields = text.split(";")
     if not text.strip():

@@ -1,6 +1,6 @@
 """Recovery points, and the differences between snapshots of a disk."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -87,10 +87,3 @@ class RecoveryPoints(Protocol):
 
     def delete_copies(self, replication: ReplicationRef, job: str, beat: Beat) -> int:
         """Abort and delete all copies that a job made; return how many there were."""
-
-
-class PageRanges(Protocol):
-    """Reads which pages a managed disk's incremental snapshot holds, and which differ from an earlier one's."""
-
-    def of_managed_disk(self, url: str, previous_url: str | None, span: Extent) -> Iterator[PageRange]:
-        """Yield the pages inside `span` of a snapshot, or what differs from an earlier one. Both URLs carry signatures."""

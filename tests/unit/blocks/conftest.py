@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 AZURITE = ROOT / "lab/front/node_modules/azurite/dist/src/blob/main.js"
 
 
-# --- NBD: fixed newstyle, structured replies, base:allocation
+# --- NBD: fixed newstyle, structured replies
 
 
 @dataclass
@@ -89,9 +89,6 @@ class _NbdSession(socketserver.BaseRequestHandler):
             if option == 8 and disk.structured:
                 self.structured = True
                 self.reply_option(option, 1)
-            elif option == 10 and disk.structured:
-                self.reply_option(option, 4, struct.pack(">I", 5) + b"base:allocation")
-                self.reply_option(option, 1)
             elif option == 7:
                 self.reply_option(option, 3, struct.pack(">HQH", 0, len(disk.content), 1 | 64))
                 self.reply_option(option, 1)
@@ -139,16 +136,6 @@ class _NbdSession(socketserver.BaseRequestHandler):
                     self.chunk(flags, 1, handle, struct.pack(">Q", start) + part)
                 else:
                     self.chunk(flags, 0, handle, b"")
-        elif command == 7:
-            runs: list[list[int]] = []
-            for start in range(offset, offset + length, 4096):
-                zero = not any(disk.content[start : min(start + 4096, offset + length)])
-                size = min(4096, offset + length - start)
-                if runs and runs[-1][1] == (3 if zero else 0):
-                    runs[-1][0] += size
-                else:
-                    runs.append([size, 3 if zero else 0])
-            self.chunk(1, 5, handle, struct.pack(">I", 5) + b"".join(struct.pack(">II", *run) for run in runs))
         elif self.structured:
             self.chunk(1, 0, handle, b"")
         else:

@@ -23,7 +23,7 @@ from deltaferry.ports.access import NbdAddress
 Serve = Callable[[Any], NbdAddress]
 FEW_OR_MANY = pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.chaos)])
 _FROM_FUNCTION = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-_CONTEXT, _LENGTH, _OFFSET = 5, 8 * SECTOR, 64 * SECTOR
+_LENGTH, _OFFSET = 8 * SECTOR, 64 * SECTOR
 
 small = st.integers(0, 10 * SECTOR)
 wild = st.one_of(small, st.sampled_from((2**15, 2**16, 2**20, 2**31 - 1, 2**31, 2**32 - 1)))
@@ -73,8 +73,6 @@ def good_handshake(size: int = MIB) -> bytes:
     return b"".join((
         b"NBDMAGICIHAVEOPT\x00\x03",
         option_reply(8, 1, b""),
-        option_reply(10, 4, struct.pack(">I", _CONTEXT) + b"base:allocation"),
-        option_reply(10, 1, b""),
         option_reply(7, 3, struct.pack(">HQH", 0, size, 1)),
         option_reply(7, 1, b""),
     ))  # fmt: skip
@@ -82,7 +80,7 @@ def good_handshake(size: int = MIB) -> bytes:
 
 def test_the_handshake_that_is_damaged_below_is_good() -> None:
     with pipe(good_handshake()) as connection:
-        assert negotiate(connection, "disk") == Export(MIB, False, True, _CONTEXT)
+        assert negotiate(connection, "disk") == Export(MIB, False, True)
 
 
 @FEW_OR_MANY
@@ -118,14 +116,9 @@ def test_option_replies_in_any_order_are_understood_or_refused(examples: int) ->
     check()
 
 
-@pytest.mark.parametrize(
-    "repeated",
-    [option_reply(10, 4, b"\0\0\0\1base:other"), option_reply(7, 3, struct.pack(">HQH", 0, MIB, 1))],
-    ids=["contexts", "information"],
-)
-def test_a_handshake_without_end_is_ended(repeated: bytes) -> None:
-    context = option_reply(10, 1, b"") if repeated[11] == 7 else b""
-    endless = b"NBDMAGICIHAVEOPT\x00\x03" + option_reply(8, 1, b"") + context + repeated * 100_000
+def test_a_handshake_without_end_is_ended() -> None:
+    information = option_reply(7, 3, struct.pack(">HQH", 0, MIB, 1))
+    endless = b"NBDMAGICIHAVEOPT\x00\x03" + option_reply(8, 1, b"") + information * 100_000
     with pipe(endless) as connection, pytest.raises(DeltaferryError) as caught:
         negotiate(connection, "disk")
     assert (caught.value.kind, "does not end" in caught.value.detail) == (ErrorKind.DISK_READ_FAILED, True)
@@ -137,8 +130,6 @@ def body_of(kind: int, offset: int, length: int, data: bytes) -> bytes:
             return struct.pack(">Q", offset) + data
         case 2:
             return struct.pack(">QI", offset, length)
-        case 5:
-            return struct.pack(">III", _CONTEXT, length, offset & 3) + data[: len(data) // 8 * 8]
         case _:
             return data
 
@@ -150,7 +141,7 @@ bodies = st.builds(
 
 
 @FEW_OR_MANY
-@pytest.mark.parametrize("command", [wire.CMD_READ, wire.CMD_BLOCK_STATUS, wire.CMD_WRITE, wire.CMD_FLUSH])
+@pytest.mark.parametrize("command", [wire.CMD_READ, wire.CMD_WRITE, wire.CMD_FLUSH])
 def test_chunks_of_any_kind_never_pass_for_data_that_did_not_come(command: int, examples: int) -> None:
     @given(st.lists(st.tuples(bodies, st.none() | wild), max_size=6))
     @settings(max_examples=examples, deadline=None, suppress_health_check=_FROM_FUNCTION)
@@ -162,7 +153,7 @@ def test_chunks_of_any_kind_never_pass_for_data_that_did_not_come(command: int, 
         def take() -> None:
             with pipe(b"".join(body for (_, body), _ in chunks)) as connection:
                 for (kind, body), length in chunks:
-                    request.take_chunk(connection, kind, len(body) if length is None else length, _CONTEXT)
+                    request.take_chunk(connection, kind, len(body) if length is None else length)
                     if command == wire.CMD_READ and kind in (1, 2):
                         start = struct.unpack_from(">Q", body)[0] - _OFFSET
                         data = body[8:] if kind == 1 else bytes(struct.unpack_from(">I", body, 8)[0])

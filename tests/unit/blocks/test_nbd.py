@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from deltaferry.blocks.nbd import MAX_IN_FLIGHT_BYTES, NbdClient
 from deltaferry.blocks.nbd_requests import MAX_REQUEST_BYTES
 from deltaferry.model.errors import DeltaferryError, ErrorKind
-from deltaferry.model.extents import Extent
 from deltaferry.model.units import MIB, SECTOR
 from deltaferry.ports.access import NbdAddress
 
@@ -85,23 +84,6 @@ def test_writes_zeroes_and_flush_reach_the_disk(serve_nbd: Serve, make_nbd_disk:
         expected[MIB - SECTOR : 3 * MIB - SECTOR] = bytes(2 * MIB)
         assert read(client, SECTOR, 5 * MIB) == expected
         assert disk.content[SECTOR : SECTOR + 5 * MIB] == expected
-
-
-def test_block_status_describes_the_whole_range_in_order(serve_nbd: Serve, make_nbd_disk: Any) -> None:
-    disk = make_nbd_disk(bytearray(64 * 1024) + bytearray(b"x" * 8192) + bytearray(4096))
-    with NbdClient(serve_nbd(disk)) as client:
-        found = [(part.extent, part.hole, part.zero) for part in client.allocations(4096, len(disk.content) - 4096)]
-    assert found == [
-        (Extent(4096, 61440), True, True),
-        (Extent(65536, 8192), False, False),
-        (Extent(73728, 4096), True, True),
-    ]
-
-
-def test_without_block_status_everything_is_data(serve_nbd: Serve, make_nbd_disk: Any) -> None:
-    disk = make_nbd_disk(bytearray(8192), structured=False)
-    with NbdClient(serve_nbd(disk)) as client:
-        assert [(part.extent, part.zero) for part in client.allocations(0, 8192)] == [(Extent(0, 8192), False)]
 
 
 @pytest.mark.parametrize("structured", [True, False])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deltaferry.planning.downtime import NEVER, estimate_remaining, predict
+from deltaferry.planning.downtime import NEVER, predict
 
 S = timedelta(seconds=1)
 RATES = st.floats(0, 1e12)
@@ -38,11 +38,3 @@ def test_a_prediction_lies_between_the_import_and_never(
     changed: float, transfer: float, overhead: timedelta, importing: timedelta, since: timedelta | None
 ) -> None:
     assert min(importing, NEVER) - S <= predict(changed, transfer, overhead, importing, since) <= NEVER
-
-
-@pytest.mark.parametrize(
-    ("done", "total", "seconds"),
-    [(0, 100, None), (25, 100, 30), (100, 100, 0), (120, 100, 0), (0, 0, 0), (1, 2**80, NEVER.total_seconds())],
-)
-def test_the_rest_takes_as_long_for_each_byte_as_what_was_done(done: int, total: int, seconds: float | None) -> None:
-    assert estimate_remaining(done, total, 10 * S) == (None if seconds is None else timedelta(seconds=seconds))

@@ -16,7 +16,6 @@ from deltaferry.planning.windows import (
     every_day,
     format_windows,
     inside,
-    may_start_at,
     next_start,
     parse_windows,
 )
@@ -136,7 +135,7 @@ def test_the_default_off_hours_are_every_day_from_22_for_8_hours() -> None:
     assert {(entry.start, entry.duration) for entry in windows.entries} == {(time(22), 8 * H)}
 
 
-# Inside, next start, may start. 2026-03-02 is a Monday.
+# Inside, next start. 2026-03-02 is a Monday.
 
 EXAMPLE = "Monday;7:00;7h | Tuesday;8:00;1d7h | Friday;13:00;8m"
 
@@ -167,7 +166,6 @@ def test_windows_without_clock_changes(text: str, instant: str, until: str | Non
     windows, moment = parse_windows(text), utc(instant)
     assert inside(windows, UTC, moment) == (until and utc(until))
     assert next_start(windows, UTC, moment) == (following and utc(following))
-    assert may_start_at(windows, UTC, moment) == utc(until or instant)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +178,6 @@ def test_windows_over_the_whole_week_have_no_end(text: str, zone: ZoneInfo) -> N
     assert covers_whole_week(windows)
     assert inside(windows, zone, moment) is ENDLESS
     assert next_start(windows, zone, moment) is None
-    assert may_start_at(windows, zone, moment) is None
 
 
 @pytest.mark.parametrize("text", ["", "Monday;0:00;6d23h59m", "Sunday;1:00;3d | Tuesday;0:00;5d59m", "Monday;0:01;6d23h59m"])
@@ -192,7 +189,7 @@ def test_a_minute_outside_is_not_the_whole_week(text: str) -> None:
 @pytest.mark.parametrize("windows", [ALL_WEEK, Windows()])
 def test_a_naive_instant_is_refused(windows: Windows, zone: ZoneInfo) -> None:
     naive = datetime(2026, 3, 2)
-    for question in (inside, next_start, may_start_at):
+    for question in (inside, next_start):
         with pytest.raises(ValueError, match="time zone"):
             question(windows, zone, naive)
 
@@ -245,7 +242,6 @@ def test_a_window_begins_and_ends_when_the_wall_clock_says_so(zone: ZoneInfo, te
     assert inside(windows, zone, begins) == ends
     assert inside(windows, zone, ends - instant) == ends
     assert inside(windows, zone, ends) is None
-    assert may_start_at(windows, zone, begins) == ends
 
 
 @pytest.mark.parametrize(
@@ -331,6 +327,5 @@ def test_answers_are_those_of_a_clock_that_is_never_turned_back(
             assert answer is ENDLESS or (isinstance(answer, datetime) and answer > shown[-1][0])
         else:
             assert answer == (free if hits[at] else None)
-            assert may_start_at(windows, zone, instant) == free
         start, expected = next_start(windows, zone, instant), next(starts, None)
         assert start == expected or (expected is None and start is not None and start > shown[-1][0])

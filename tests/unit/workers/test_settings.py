@@ -134,7 +134,7 @@ def test_the_labs_file_becomes_typed_settings() -> None:
     site, target = settings.sites["lab"], settings.targets["lab"]
     assert site.min_interval == timedelta(seconds=3) and site.max_interval == timedelta(hours=12)
     assert site.nbd is not None and site.nbd.hosts["esxi-2.lab"] == HostPort("::1", 10810)
-    assert site.limits.slot_limits().disks_per_host == 4 and site.limits.slot_limits().disks_per_appliance == 52
+    assert site.limits.disks_per_host == 4 and site.limits.disks_per_appliance == 52
     assert isinstance(target.credential, TokenCredential) and target.credential.token == SecretRef("env:ARM_TOKEN")
     assert target.gateway.url == "https://gateway.example.com" and target.gateway.key is None
     assert isinstance(target.keys, LocalFileKeys) and target.keys.path({"KEY_FILE": "/k"}) == Path("/k")
