@@ -111,7 +111,13 @@ MUTANTS = (
     Mutant(
         "one-content-a-granule",
         "two segments of one snapshot cannot disagree about a granule",
-        (Edit("deltaferry/blocks/checksum_map.py", ".setdefault(index, checksum) != checksum:", ".setdefault(index, checksum) == b'':"),),
+        (
+            Edit(
+                "deltaferry/blocks/checksum_map.py",
+                "!= checksums[start + position : start + position + CHECKSUM_BYTES]:",
+                "== b'':",
+            ),
+        ),
         f"{_RECORDS}::test_two_segments_cannot_disagree_about_a_granule",
     ),
     Mutant(
