@@ -186,6 +186,8 @@ def test_what_was_given_back_before_its_announcement_came_is_left_out_of_it() ->
     announced = SlotsAnnounced(over.holder, over.replication, "a1", over, "lease-1")
     assert book.without_what_is_over(announced) == dataclasses.replace(announced, wanted=None)
     assert book.without_what_is_over(dataclasses.replace(announced, wanted=asked)).wanted == asked
+    book.want(over, _NOW)
+    assert book.without_what_is_over(announced) == announced
 
 
 def test_the_parts_that_a_group_gave_back_before_its_announcement_came_are_left_out_of_it() -> None:

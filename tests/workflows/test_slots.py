@@ -7,7 +7,7 @@ from tests.workflows.site_bench import Bench, eventually
 from tests.workflows.world import APPLIANCE
 from workflows import names
 from workflows.messages.site import Placement
-from workflows.messages.slot import SlotsWanted
+from workflows.messages.slot import SlotsAnnounced, SlotsReleased, SlotsWanted
 from workflows.messages.step import BeginCycleInput
 
 
@@ -122,6 +122,17 @@ async def test_a_lease_whose_holder_does_not_run_is_free_at_once(bench: Bench) -
     await bench.arbiter.signal(names.SLOTS_REQUESTED, wanted)
     await bench.until_no_leases("vm/nowhere/at-all")
     assert (await bench.slots()).tickets == 1
+
+
+async def test_what_is_announced_behind_its_release_is_neither_queued_nor_granted(bench: Bench) -> None:
+    await bench.replicated()
+    holder = "vm/nowhere/at-all"
+    wanted = SlotsWanted(holder, "given up", CycleKind.DELTA, APPLIANCE, 2, replication=holder)
+    await bench.arbiter.signal(names.SLOTS_RELEASED, SlotsReleased(holder, wanted.request_id))
+    await bench.arbiter.signal(names.SLOTS_ANNOUNCED, SlotsAnnounced(holder, holder, APPLIANCE, wanted, waits=True))
+    state = await bench.slots()
+    assert holder in state.assigned
+    assert (state.tickets, state.waiting, state.leases) == (0, (), ())
 
 
 async def test_the_arbiter_is_started_again_by_the_next_cycle_that_needs_it(bench: Bench) -> None:
